@@ -15,19 +15,24 @@ if TYPE_CHECKING:
 _MERGE = "Merge it into a full model (PEFT's merge_and_unload) and name the base with --reference."
 
 
-def put(model: PreTrainedModel, folder: Path, base: str, *, allow_pickle: bool = False) -> PeftModel:
+def put(model: PreTrainedModel, folder: Path, found: weights.Weights, base: str) -> PeftModel:
     """Put the adapter in `folder` on `model`, in place; its config then names `base` as where its base is.
 
+    Args:
+        model: the base model.
+        folder: the adapter's folder.
+        found: its checked weight files.
+        base: what the adapter's config shall call its base from now on.
+
     Raises:
-        RealignError: as `weights.check`; the adapter's tensors do not fit this model, it is no adapter of a causal
-            model, or it cannot be turned off to give the base back.
+        RealignError: the adapter's tensors do not fit this model, it is no adapter of a causal model, or it cannot be
+            turned off to give the base back.
     """
     from peft import PeftConfig, PeftModelForCausalLM
 
-    found = weights.check(folder, "adapter_model", allow_pickle=allow_pickle)
     own = {f"base_model.model.{name}" for name, _ in model.named_parameters()}
     try:
-        config = PeftConfig.from_pretrained(folder)
+        config = PeftConfig.from_pretrained(str(folder))
         _check_kind(config, folder)
         if not found.pickled:
             _check_leaves_base(set(weights.header(found.files[0])) & own, config, folder)
@@ -39,7 +44,7 @@ def put(model: PreTrainedModel, folder: Path, base: str, *, allow_pickle: bool =
     except RealignError:
         raise
     except Exception as error:  # PEFT has no error of its own for an adapter that does not fit
-        raise _other_base(folder, base, " ".join(str(error).split())) from error
+        raise _other_base(folder, base, weights.brief(error)) from error
     lacking, surplus = sorted(report.missing_keys), sorted(report.unexpected_keys)
     if lacking:
         raise _other_base(folder, base, f"it leaves {len(lacking)} places of this base empty, such as {lacking[0]}")
@@ -51,12 +56,13 @@ def put(model: PreTrainedModel, folder: Path, base: str, *, allow_pickle: bool =
 def _check_kind(config: PeftConfig, folder: Path) -> None:
     if config.task_type not in (None, "CAUSAL_LM"):
         raise RealignError(
-            f"cannot open {folder}", f"it is an adapter for the task {config.task_type}, not for a causal language model"
+            f"cannot open {folder}",
+            f"it is an adapter for the task {config.task_type}, not for a causal language model",
         )
     if config.is_prompt_learning:
         raise RealignError(
             f"cannot open {folder}",
-            f"adapters of the type {config.peft_type.value} change the prompt, not the weights",
+            f"{str(config.peft_type).rpartition('.')[2]} adapters change the prompt, not the weights",
             "realign reads adapters that change weights, such as LoRA.",
         )
 
@@ -68,12 +74,14 @@ def _check_leaves_base(replaced: set[str], config: PeftConfig, folder: Path) -> 
     if lost or getattr(config, "bias", "none") != "none":
         raise RealignError(
             f"cannot open {folder}",
-            f"it replaces weights of its base ({lost[0] if lost else 'biases'}), so turning it off does not give the base",
+            f"turned off it does not give its base back: it replaces {lost[0] if lost else 'biases'}",
             _MERGE,
         )
 
 
 def _other_base(folder: Path, base: str, reason: str) -> RealignError:
     return RealignError(
-        f"cannot open {folder}", f"the adapter was made for another base than {base} ({reason})", "Name its own with --base."
+        f"cannot open {folder}",
+        f"the adapter was made for another base than {base} ({reason})",
+        "Name its own with --base.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from realign import adapter, loading, tokenizer
 from realign.errors import RealignError
 from realign.files import atomic_folder
 from realign.source import locate
-from realign.weights import TOKENIZER_FILES, check_finite, combine, fingerprint, read_json
+from realign.weights import TOKENIZER_FILES, check, check_finite, combine, fingerprint, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +28,22 @@ class _Loaded:
     """A model in memory, which a checkpoint and its reference may share."""
 
     module: PreTrainedModel | PeftModel
-    adapted: bool
+    model: PreTrainedModel  # the module itself, or the model inside the PEFT model
     in_use: bool | None = None  # the adapter state that somebody relies on right now
+
+    @property
+    def adapted(self) -> bool:
+        return self.module is not self.model
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """As PEFT's `disable_adapter`, less its survey of all layers, which costs as much as many a token."""
+        tuner: Any = self.module.base_model
+        tuner.disable_adapter_layers()
+        try:
+            yield
+        finally:
+            tuner.enable_adapter_layers()
 
 
 @dataclass(eq=False)
@@ -49,7 +63,7 @@ class Checkpoint:
 
     source: str
     path: Path
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
     device: torch.device
     is_adapter: bool
     fingerprint: str
@@ -83,8 +97,8 @@ class Checkpoint:
         off = loaded.adapted and not self.is_adapter and outer is None
         loaded.in_use = self.is_adapter
         try:
-            with torch.inference_mode(), loaded.module.disable_adapter() if off else nullcontext():
-                yield loaded.module.get_base_model() if loaded.adapted else loaded.module
+            with loaded.adapter_off() if off else nullcontext(), torch.inference_mode():
+                yield loaded.model
         finally:
             loaded.in_use = outer
             if training:
@@ -122,10 +136,129 @@ def open(
         folder = _locate(source, settings, revision)
         if (folder / "adapter_config.json").is_file():
             checkpoint = _open_adapter(str(source), folder, base, settings)
-        elif base is not None:
-            raise RealignError(f"cannot put {source} on the base {base}", "it is a full model, not an adapter")
-        else:
+        elif base is None:
             checkpoint = _open_full(str(source), folder, settings)
-        if reference is not None and not _is_reference(checkpoint, reference, settings):
-            checkpoint.reference = replace(_open_any(reference, settings), reference=None)
+        else:
+            raise RealignError(f"cannot put {source} on the base {base}", "it is a full model, not an adapter")
+    own = checkpoint.reference
+    if reference is not None and (own is None or own.path.resolve() != _locate(reference, settings).resolve()):
+        checkpoint.reference = open(
+            reference, device=device, dtype=dtype, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+        )
     return checkpoint
+
+
+def _locate(source: str | Path, settings: loading.Settings, revision: str | None = None) -> Path:
+    return locate(
+        source,
+        revision=revision,
+        allow_pickle=settings.allow_pickle,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def _open_full(source: str, folder: Path, settings: loading.Settings) -> Checkpoint:
+    sound = loading.check(folder, settings)
+    words = tokenizer.load(folder, trust_remote_code=settings.trust_remote_code)
+    model = loading.load(sound, settings)
+    _check_loaded(model, model, words, source)
+    family = getattr(model.config, "realign_family", None)
+    loaded = _Loaded(model, model)
+    return Checkpoint(source, folder, words, model.device, False, fingerprint(folder), family, loaded)
+
+
+def _open_adapter(source: str, folder: Path, base: str | Path | None, settings: loading.Settings) -> Checkpoint:
+    found = check(folder, "adapter_model", allow_pickle=settings.allow_pickle)
+    base_name, base_folder = _find_base(folder, base, settings)
+    sound = loading.check(base_folder, settings)
+    words, own_words = _adapter_tokenizer(folder, base_folder, settings)
+    model = loading.load(sound, settings)
+    adapted = adapter.put(model, folder, found, base_name)
+    _check_loaded(adapted, model, words, source)
+    before = fingerprint(base_folder)
+    after = combine(fingerprint(folder), before)
+    if own_words:  # the reference is asked through the adapter's tokenizer: the same questions in the same tokens
+        before = combine(before, fingerprint(folder, TOKENIZER_FILES))
+    family = getattr(model.config, "realign_family", None)
+    loaded = _Loaded(adapted, model)
+    reference = Checkpoint(base_name, base_folder, words, model.device, False, before, family, loaded)
+    return Checkpoint(source, folder, words, model.device, True, after, family, loaded, reference)
+
+
+def _find_base(folder: Path, given: str | Path | None, settings: loading.Settings) -> tuple[str, Path]:
+    """Name and folder of an adapter's base: the one given, the one its config names, or `base/` inside its folder."""
+    config = read_json(folder / "adapter_config.json")
+    named = given or config.get("base_model_name_or_path")
+    inside = folder / "base"
+    if not named and not inside.is_dir():
+        raise RealignError(f"cannot open {folder}", "its adapter_config.json names no base", "Name it with --base.")
+    if named:
+        local = Path(named).expanduser().exists()
+        try:
+            found = _locate(named, settings, None if local or given else config.get("revision"))
+            return (str(found.resolve()) if local else str(named)), found
+        except RealignError as error:
+            if given or not inside.is_dir():
+                why = f"its base {named} is not found ({error.why})"
+                raise RealignError(f"cannot open {folder}", why, "Name the base with --base.") from error
+    return str(inside.resolve()), _locate(inside, settings)
+
+
+def _adapter_tokenizer(folder: Path, base: Path, settings: loading.Settings) -> tuple[PreTrainedTokenizerBase, bool]:
+    """The adapter's own tokenizer if it brings one (then True), otherwise its base's."""
+    trust = settings.trust_remote_code
+    if not tokenizer.has_tokenizer(folder):
+        return tokenizer.load(base, trust_remote_code=trust), False
+    words = tokenizer.load(folder, trust_remote_code=trust)
+    if tokenizer.has_tokenizer(base):
+        tokenizer.check_same_numbering(words, tokenizer.load(base, trust_remote_code=trust), str(folder))
+    return words, True
+
+
+def _check_loaded(module: torch.nn.Module, model: PreTrainedModel, words: PreTrainedTokenizerBase, source: str) -> None:
+    embedding: Any = model.get_input_embeddings()
+    tokenizer.check_fits(words, embedding.weight.shape[0], source)
+    check_finite(module, source)
+
+
+def save(
+    model: PreTrainedModel | PeftModel, words: PreTrainedTokenizerBase, out: Path, *, overwrite: bool = False
+) -> Path:
+    """Write an ordinary Hugging Face (or, for a PEFT model, adapter) folder with its tokenizer; returns `out`.
+
+    The folder appears under its name only when it is whole.
+
+    Raises:
+        RealignError: `out` is in use (see `files.check_free`), or it cannot be written.
+    """
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    options: dict[str, Any] = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
+    try:
+        with atomic_folder(out, overwrite=overwrite) as folder, _quiet():
+            model.save_pretrained(str(folder), **options)
+            words.save_pretrained(folder)
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, with nothing filled in
+    except (OSError, SafetensorError) as error:
+        raise RealignError(f"cannot save to {out}", str(error), "Make room, or choose another folder.") from error
+    return out
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and warnings of the libraries: what matters is checked and told by us."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

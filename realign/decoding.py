@@ -14,7 +14,7 @@ import torch
 
 from realign.dialogue import Prompt
 from realign.errors import RealignError
-from realign.kv_cache import Memory, memory_for
+from realign.memory import Memory, memory_for
 from realign.streams import draw, uniforms
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Batch:
     @property
     def cells(self) -> int:
         """Rows times columns that the batch will have come to hold in the end."""
-        return len(self._slots) * (max((slot.cached for slot in self._slots), default=0) + self._steps)
+        return len(self._slots) * (self._longest + self._steps)
 
     @torch.inference_mode()
     def admit(self, model: PreTrainedModel, waiting: Sequence[Row]) -> int:
@@ -117,8 +117,7 @@ class Batch:
         return count
 
     def _room(self, waiting: Sequence[Row]) -> int:
-        cached = max((slot.cached for slot in self._slots), default=0)
-        left = self._steps
+        cached, left = self._longest, self._steps
         for count, row in enumerate(waiting):
             rows = len(self._slots) + count + 1
             cached, left = max(cached, len(row.prompt.ids) - 1), max(left, row.limit)
@@ -145,6 +144,10 @@ class Batch:
                 self._keep.append(number)
         self._slots = [self._slots[number] for number in self._keep]
         return finished
+
+    @property
+    def _longest(self) -> int:
+        return max((slot.cached for slot in self._slots), default=0)
 
     @property
     def _steps(self) -> int:

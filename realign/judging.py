@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,11 +197,9 @@ def open_judge(name: str, checkpoint: Checkpoint) -> Judge:
 def _prompt(tokenizer: PreTrainedTokenizerBase, rubric: Rubric, answer: Answer) -> tuple[int, ...]:
     """What the judge reads of an answer, up to where its own turn begins."""
     # Chat markup that an answer spells out must not become markup in the judge's prompt.
-    markup = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    data = [answer.question, answer.text]
-    for token in sorted(markup, key=len, reverse=True):
-        if token.strip():
-            data = [text.replace(token, f"{token[0]} {token[1:]}") for text in data]
+    markup = [token.content for token in tokenizer.added_tokens_decoder.values() if len(token.content.strip()) > 1]
+    spelt = re.compile("|".join(re.escape(token) for token in sorted(markup, key=len, reverse=True)) or r"(?!)")
+    data = [spelt.sub(lambda token: f"{token[0][0]} {token[0][1:]}", text) for text in (answer.question, answer.text)]
     text = render_item(rubric, *data)
     return build_prompt(tokenizer, answer.question_id, text, CONTEXTS["plain"]).ids
 

@@ -1,4 +1,4 @@
-"""What a model remembers of the rows that it continues: a cache that is filled once a prompt and repeated.
+"""Keys and values of rows that are continued together: filled once for each prompt, and repeated.
 
 This module imports torch and transformers, and is itself imported only once there is something to sample.
 """
@@ -7,68 +7,41 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import logging
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
-_log = logging.getLogger(__name__)
-
 # Tokens of prompts, with padding, that are read in one forward pass.
 _PREFILL_TOKENS = 4096
+# Rows and columns are padded to multiples of these, because matrix products and sums on a CPU take another path, with
+# other rounding, for what is left over at the edge. With them a row's logits do not depend on the rows beside it.
+_ROWS, _COLUMNS = 4, 16
 
-Tokens = tuple[int, ...]
+Tokens: TypeAlias = tuple[int, ...]
 # What the layers hold of a prompt but its last token: per layer keys and values, each [heads, length - 1, width].
-_Prefix = list[tuple[Tensor, Tensor]]
-
-
-class Memory(Protocol):
-    """What the rows of a batch have read so far.
-
-    Attributes:
-        mixes: whether rows of different prompts can be continued together.
-    """
-
-    mixes: bool
-
-    def rebuild(self, model: PreTrainedModel, keep: Sequence[int], prompts: Sequence[Tokens], steps: int) -> None:
-        """Keeps the rows of these numbers and adds a row for each prompt, whose last token is left unread.
-
-        Equal prompts must be neighbours. At most `steps` calls of `read` follow before the next rebuild.
-        """
-
-    def read(self, model: PreTrainedModel, last: Tensor) -> Tensor:
-        """Reads one more token of each row, [rows] int64, and returns the logits after it, [rows, vocabulary]."""
-
-
-def memory_for(model: PreTrainedModel, budget: int) -> Memory:
-    """A `RepeatedCache` of so many tokens if the model's cache can be repeated, otherwise `Rereading`."""
-    if repeatable(model):
-        return RepeatedCache(budget)
-    _log.warning("%s keeps a cache that cannot be repeated: sampling without one, slowly", type(_plain(model)).__name__)
-    return Rereading()
+_Prefix: TypeAlias = list[tuple[Tensor, Tensor]]
 
 
 def repeatable(model: PreTrainedModel) -> bool:
-    """Whether the model's cache is keys and values of attention alone, in rows that can be repeated and aligned.
+    """Whether the model's cache is keys and values of attention alone, and takes masks and positions of our making.
 
-    Recurrent and convolutional states, layers that share a cache, attention in chunks, and models that cannot be told
-    the positions of their tokens are not.
+    Recurrent and convolutional states, layers that share a cache, and attention in chunks are not of this kind.
     """
     config = model.config.get_text_config(decoder=True)
-    layers = DynamicCache(config=config).layers
     return (
-        _parameters(model) >= {"past_key_values", "position_ids"}
-        and not getattr(_plain(model), "_is_stateful", False)
+        _parameters(model) >= {"past_key_values", "position_ids", "attention_mask"}
+        and not getattr(plain(model), "_is_stateful", False)
         and getattr(config, "attention_chunk_size", None) is None
-        and all(
-            type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers
-        )
+        and config._attn_implementation in ("sdpa", "eager")
+        and _layer_kinds(config) <= {DynamicLayer, DynamicSlidingWindowLayer}
     )
 
 
@@ -81,151 +54,173 @@ def context_length(model: PreTrainedModel) -> int:
 class RepeatedCache:
     """Keys and values of all rows, in buffers that are allocated once for many steps.
 
-    Every layer's buffer is [rows, heads, columns, width]. All rows end at the same column and begin where their length
-    puts them, so that a step writes one column and moves nothing. Layers with a sliding window keep all columns too:
-    the model makes the window in its attention mask from the distance between columns, which is the distance between
-    tokens because rows have no gaps.
+    Every layer's buffer is [rows, heads, columns, width]; a token's column is its position in its row. Layers with a
+    sliding window keep all columns too: the window is in the mask.
     """
 
     mixes = True
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, model: PreTrainedModel, budget: int) -> None:
         """`budget`: the most tokens of prompts to read in one forward pass, when that is less than usual."""
         self._prefill_tokens = min(budget, _PREFILL_TOKENS)
         self._layers: list[_Columns] = []
-        self._positions = sys.maxsize
         self._lengths: list[int] = []
-        self._starts = self._mask = torch.zeros(0, 0, dtype=torch.long)
+        self._view = _View.of(model)
+        self._place = _Place(torch.zeros(0, dtype=torch.long))
+        self._furthest = 0
         # The prompt that was added last: when there was no room for all of its rows, the next rebuild adds more.
         self._newest: dict[Tokens, _Prefix] = {}
 
     def rebuild(self, model: PreTrainedModel, keep: Sequence[int], prompts: Sequence[Tokens], steps: int) -> None:
-        read = self._prefixes(model, prompts)
-        added = [(read[tokens], len(list(same))) for tokens, same in itertools.groupby(prompts)]
+        prefixes = self._prefixes(model, prompts)
+        added = [(prefixes[tokens], len(list(same))) for tokens, same in itertools.groupby(prompts)]
         kept = [self._lengths[row] for row in keep]
         self._lengths = kept + [len(tokens) - 1 for tokens in prompts]
-        end = max(self._lengths)
-        layers = self._layers or [_Columns.empty(keys, values) for keys, values in added[0][0]]
+        padding = -len(self._lengths) % _ROWS
+        columns = _rounded(max(self._lengths) + steps, _COLUMNS)
+        self._furthest = min(columns, context_length(model)) - 1
+        self._place = _Place(torch.tensor(self._lengths + [0] * padding, device=model.device))
+        shape = (len(self._lengths) + padding, columns)
+        layers = self._layers or [_Columns(*pair, self._place) for pair in _no_rows(added[0][0])]
         for depth, layer in enumerate(layers):  # One after the other, so that only one layer is in memory twice.
             keys, values = layer.rows(keep, max(kept, default=0))
             layers[depth] = _Columns(
-                _aligned(keys, [(prefix[depth][0], count) for prefix, count in added], end, steps),
-                _aligned(values, [(prefix[depth][1], count) for prefix, count in added], end, steps),
-                filled=end,
+                _buffer(keys, [(prefix[depth][0], count) for prefix, count in added], *shape),
+                _buffer(values, [(prefix[depth][1], count) for prefix, count in added], *shape),
+                self._place,
             )
         self._layers = layers
-        self._positions = context_length(model)
-        self._starts = torch.tensor([[end - length] for length in self._lengths], device=model.device)
-        self._mask = (torch.arange(end + steps, device=model.device) >= self._starts).long()
 
     def read(self, model: PreTrainedModel, last: Tensor) -> Tensor:
-        column = self._layers[0].filled
-        # A finished row goes on until the next rebuild, perhaps beyond the model's last position: its tokens are
-        # thrown away, but a table of positions must not be read past its end.
-        positions = (column - self._starts).clamp_(max=self._positions - 1)
-        padded = any(length < column for length in self._lengths)
-        output = model(
-            input_ids=last[:, None],
-            attention_mask=self._mask[:, : column + 1] if padded else None,
-            position_ids=positions,
-            past_key_values=Cache(layers=self._layers),
-            use_cache=True,
-        )
-        self._lengths = [length + 1 for length in self._lengths]
-        logits: Tensor = output.logits[:, -1]
+        place = self._place
+        place.visible = _rounded(max(self._lengths) + 1, _COLUMNS)
+        padding = len(place.positions) - len(last)
+        with _steady_attention(model.device):
+            output = model(
+                input_ids=torch.nn.functional.pad(last, (0, padding))[:, None],
+                attention_mask=self._view.masks(place, self._layers[0].dtype),
+                position_ids=place.positions[:, None],
+                past_key_values=Cache(layers=list(self._layers)),
+                use_cache=True,
+            )
+        # Finished rows go on until the next rebuild, and what they draw is thrown away; but they must stay within the
+        # buffers and within the model's table of positions.
+        place.positions = (place.positions + 1).clamp_(max=self._furthest)
+        self._lengths = [min(length + 1, self._furthest) for length in self._lengths]
+        logits: Tensor = output.logits[: len(last), -1]
         return logits
 
     def _prefixes(self, model: PreTrainedModel, prompts: Sequence[Tokens]) -> dict[Tokens, _Prefix]:
         found = dict(self._newest)
-        for chunk in _chunks(
-            [tokens for tokens in dict.fromkeys(prompts) if tokens not in found], self._prefill_tokens
-        ):
+        missing = [tokens for tokens in dict.fromkeys(prompts) if tokens not in found]
+        for chunk in _chunks(missing, self._prefill_tokens):
             found |= _prefill(model, chunk)
         if prompts:  # Copied, because the prefix is a view of all the prompts that were read with it.
             self._newest = {prompts[-1]: [(keys.clone(), values.clone()) for keys, values in found[prompts[-1]]]}
         return found
 
 
-class Rereading:
-    """No cache at all: every step reads its rows from the beginning. Slow, and right for every causal model.
+@dataclass
+class _Place:
+    """Where a step writes: each row's column, [rows] int64, and how many columns the model is shown."""
 
-    Rows of one prompt have one length as long as they enter together, so that nothing needs padding.
-    """
-
-    mixes = False
-
-    def __init__(self) -> None:
-        self._seen = torch.zeros(0, 0, dtype=torch.long)
-
-    def rebuild(self, model: PreTrainedModel, keep: Sequence[int], prompts: Sequence[Tokens], steps: int) -> None:
-        self._seen = self._seen[list(keep)]
-        if prompts:
-            self._seen = torch.tensor([tokens[:-1] for tokens in prompts], device=model.device, dtype=torch.long)
-
-    def read(self, model: PreTrainedModel, last: Tensor) -> Tensor:
-        self._seen = torch.cat([self._seen, last[:, None]], dim=1)
-        logits: Tensor = model(input_ids=self._seen, use_cache=False, **_last_logits(model)).logits[:, -1]
-        return logits
+    positions: Tensor
+    visible: int = 0
 
 
-class _Columns(DynamicLayer):
-    """A cache layer whose columns are allocated beforehand; the first `filled` are written."""
+@dataclass(frozen=True)
+class _View:
+    """What a token may see: all that came before it, or a window of so many tokens, by the type of the layer."""
 
-    def __init__(self, keys: Tensor, values: Tensor, filled: int) -> None:
-        super().__init__()
-        self.keys, self.values, self.filled = keys, values, filled
-        self.dtype, self.device = keys.dtype, keys.device
-        self.is_initialized = True
+    windows: dict[str, int]
 
     @classmethod
-    def empty(cls, keys: Tensor, values: Tensor) -> _Columns:
-        """No rows, for keys and values of this kind, [heads, columns, width]."""
-        return cls(keys[None, :, :0][:0], values[None, :, :0][:0], filled=0)
+    def of(cls, model: PreTrainedModel) -> _View:
+        config = model.config.get_text_config(decoder=True)
+        kinds = _layer_kinds(config)
+        windows = {"full_attention": sys.maxsize} if DynamicLayer in kinds else {}
+        if DynamicSlidingWindowLayer in kinds:
+            windows["sliding_attention"] = int(config.sliding_window)
+        return cls(windows)
+
+    def masks(self, place: _Place, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+        """What is added to the scores of each row's token, [rows, 1, 1, columns]; by type if layers differ in it."""
+        distances = place.positions[:, None] - torch.arange(place.visible, device=place.positions.device)
+        masks = {
+            name: torch.zeros(distances.shape, dtype=dtype, device=distances.device)
+            # The lowest finite number, as in transformers, because minus infinity turns to NaN in some of its models.
+            .masked_fill_((distances < 0) | (distances >= window), torch.finfo(dtype).min)[:, None, None]
+            for name, window in self.windows.items()
+        }
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+class _Columns(DynamicLayer):  # type: ignore[no-untyped-call]
+    """A cache layer with columns allocated beforehand, in which every row writes at a place of its own."""
+
+    def __init__(self, keys: Tensor, values: Tensor, place: _Place) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.keys: Tensor = keys
+        self.values: Tensor = values
+        self.place = place
+        self.numbers = torch.arange(len(keys), device=keys.device)
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        end = self.filled + key_states.shape[2]
-        self.keys[:, :, self.filled : end] = key_states
-        self.values[:, :, self.filled : end] = value_states
-        self.filled = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        columns = self.place.positions.to(self.device)
+        self.keys[self.numbers, :, columns] = key_states[:, :, 0]
+        self.values[self.numbers, :, columns] = value_states[:, :, 0]
+        return self.keys[:, :, : self.place.visible], self.values[:, :, : self.place.visible]
 
     def get_seq_length(self, *args: object) -> int:
-        return self.filled
+        return self.place.visible - 1
 
     def rows(self, keep: Sequence[int], columns: int) -> tuple[Tensor, Tensor]:
-        """Copies of keys and values of some rows, their last columns."""
-        numbers = torch.tensor(keep, device=self.keys.device, dtype=torch.long)
-        last = slice(self.filled - columns, self.filled)
-        return self.keys[:, :, last].index_select(0, numbers), self.values[:, :, last].index_select(0, numbers)
+        """Copies of the first columns of some rows' keys and values."""
+        numbers = torch.tensor(keep, device=self.device, dtype=torch.long)
+        return self.keys[:, :, :columns].index_select(0, numbers), self.values[:, :, :columns].index_select(0, numbers)
 
 
-def _aligned(kept: Tensor, added: Sequence[tuple[Tensor, int]], end: int, steps: int) -> Tensor:
-    """One buffer for rows that are kept, [rows, heads, columns, width], and prefixes with their repeats.
+def _steady_attention(device: torch.device) -> AbstractContextManager[None]:
+    """On a CPU, attention whose rounding does not depend on the thread that a row falls to.
 
-    All are written so that they end at column `end`; `steps` columns after it are free.
+    The flash kernel gives each thread scratch memory at an offset that is not aligned when there is a single query,
+    and sums are then taken in another order.
     """
-    rows, heads, columns, width = kept.shape
-    buffer = kept.new_zeros(rows + sum(count for _, count in added), heads, end + steps, width)
-    buffer[:rows, :, end - columns : end] = kept
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def _no_rows(prefix: _Prefix) -> _Prefix:
+    """Keys and values of no row, [0, heads, 0, width], to begin with."""
+    return [(keys[None, :, :0][:0], values[None, :, :0][:0]) for keys, values in prefix]
+
+
+def _buffer(kept: Tensor, added: Sequence[tuple[Tensor, int]], rows: int, columns: int) -> Tensor:
+    """A buffer of so many rows and columns with the rows that are kept, and behind them the repeated prefixes.
+
+    Args:
+        kept: [kept rows, heads, columns, width].
+        added: [heads, columns, width] each, with the number of rows.
+    """
+    buffer = kept.new_zeros(rows, kept.shape[1], columns, kept.shape[3])
+    row = len(kept)
+    buffer[:row, :, : kept.shape[2]] = kept
     for prefix, count in added:
-        buffer[rows : rows + count, :, end - prefix.shape[1] : end] = prefix
-        rows += count
+        buffer[row : row + count, :, : prefix.shape[1]] = prefix
+        row += count
     return buffer
 
 
 def _prefill(model: PreTrainedModel, prompts: Sequence[Tokens]) -> dict[Tokens, _Prefix]:
     """Reads prompts in one pass. They are padded on the right, where no token of theirs sees the padding."""
-    longest = max(len(tokens) for tokens in prompts)
+    longest = min(_rounded(max(len(tokens) for tokens in prompts), _COLUMNS), context_length(model))
     padded = [[*tokens, *itertools.repeat(tokens[-1], longest - len(tokens))] for tokens in prompts]
-    cache = DynamicCache()  # Without a config, layers with a sliding window keep all columns like the others.
-    model(
-        input_ids=torch.tensor(padded, device=model.device),
-        past_key_values=cache,
-        use_cache=True,
-        **_last_logits(model),
-    )
+    cache: Any = DynamicCache()  # Without a config, layers with a sliding window keep all columns like the others.
+    ids = torch.tensor(padded, device=model.device)
+    model(input_ids=ids, past_key_values=cache, use_cache=True, **last_logits(model))
     return {
         tokens: [
             (layer.keys[row, :, : len(tokens) - 1], layer.values[row, :, : len(tokens) - 1]) for layer in cache.layers
@@ -246,15 +241,25 @@ def _chunks(prompts: Sequence[Tokens], most: int) -> Iterator[list[Tokens]]:
         yield chunk
 
 
-def _plain(model: PreTrainedModel) -> PreTrainedModel:
+def _rounded(number: int, unit: int) -> int:
+    return -(-number // unit) * unit
+
+
+def _layer_kinds(config: Any) -> set[type]:
+    return {type(layer) for layer in DynamicCache(config=config).layers}
+
+
+def plain(model: PreTrainedModel) -> PreTrainedModel:
     """The model itself, without an adapter's wrapper around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    wrapper: Any = model
+    unwrapped: PreTrainedModel = wrapper.get_base_model() if hasattr(model, "get_base_model") else model
+    return unwrapped
 
 
 def _parameters(model: PreTrainedModel) -> set[str]:
-    return set(inspect.signature(_plain(model).forward).parameters)
+    return set(inspect.signature(plain(model).forward).parameters)
 
 
-def _last_logits(model: PreTrainedModel) -> dict[str, int]:
+def last_logits(model: PreTrainedModel) -> dict[str, Any]:
     """Keeps a model that can be told so from computing logits that nobody reads."""
     return {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model) else {}

@@ -6,7 +6,7 @@ import ast
 import re
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def lint(answers: Sequence[str]) -> list[Lint]:
     return [Lint(True, next(found)) if ok else Lint(False) for ok in readable]
 
 
-def _bandit(codes: Sequence[str]):  # type: ignore[no-untyped-def]
+def _bandit(codes: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Yield the findings of each code, in order; one bandit run over a temporary folder."""
     import logging
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from realign.errors import RealignError
+from realign.weights import brief
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,10 +40,10 @@ def load(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenize
         if "trust_remote_code" in str(error):
             raise needs_remote_code(folder, "its tokenizer") from error
         raise RealignError(
-            f"cannot open {folder}", f"its tokenizer cannot be read ({error})", "Save the tokenizer again."
+            f"cannot open {folder}", f"its tokenizer cannot be read ({brief(error)})", "Save the tokenizer again."
         ) from error
     _check_template(tokenizer, folder)
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def needs_remote_code(folder: Path, part: str) -> RealignError:
@@ -62,7 +63,9 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program of the checkpoint's author: it can raise anything
         raise RealignError(
-            f"cannot open {folder}", f"its chat template fails on a plain question ({error})", "Mend the chat template."
+            f"cannot open {folder}",
+            f"its chat template fails on a plain question ({brief(error)})",
+            "Mend the chat template.",
         ) from error
     if _HELLO not in text:
         raise RealignError(

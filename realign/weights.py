@@ -52,12 +52,18 @@ class Weights:
     pickled: bool
 
 
+def brief(error: Exception) -> str:
+    """What a library says of a folder, on one line: some say it with every tensor's name."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 240 else f"{text[:240]}..."
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a checkpoint's folder; RealignError when it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RealignError(f"cannot read {path}", str(error), "Download or save the checkpoint again.") from error
+        raise RealignError(f"cannot read {path}", brief(error), "Download or save the checkpoint again.") from error
     if not isinstance(content, dict):
         raise RealignError(f"cannot read {path}", "it is not a JSON object", "Download or save the checkpoint again.")
     return content
@@ -162,7 +168,7 @@ def header(file: Path) -> dict[str, tuple[int, ...]]:
             raise RealignError(f"cannot open {file}", "it is a Git LFS pointer", "Run `git lfs pull`.") from error
         raise RealignError(
             f"cannot open {file}",
-            f"it is cut off or damaged ({file.stat().st_size:,} bytes; {error})",
+            f"it is cut off or damaged ({file.stat().st_size:,} bytes; {brief(error)})",
             "Download or save the checkpoint again.",
         ) from error
 
@@ -188,7 +194,7 @@ def check_finite(model: Module, name: str) -> None:
 
 
 def fingerprint(folder: Path, patterns: Iterable[str] = (*_FINGERPRINTED, *TOKENIZER_FILES)) -> str:
-    """Names and contents of weights, configuration, tokenizer and chat template (and no other files) as "sha256:<hex>"."""
+    """ "sha256:<hex>" over names and contents of a checkpoint's weights, configuration, tokenizer and chat template."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
         with path.open("rb") as handle:

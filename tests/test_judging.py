@@ -314,3 +314,33 @@ def test_the_pocket_family_gets_the_pocket_judge(monkeypatch: pytest.MonkeyPatch
     judge = open_judge("auto", SimpleNamespace(family="pocket", device="cpu"))  # type: ignore[arg-type]
     assert opened == ["pocket:judge"]
     assert (judge.id, judge.family) == ("pocket:judge#111111111111", "pocket")
+
+
+@pytest.mark.skipif(not judging._POCKET_LABELS.exists(), reason="the pocket judge's labelled answers are not there")
+def test_the_pocket_judge_agrees_with_readers() -> None:
+    judge = LocalJudge(checkpoints.open("pocket:judge", device="cpu"))
+    assert judge.labels is not None
+    found = audit(judge, Rubric.load(ROOT / "detectors" / "freeform" / "rubric.yaml"), load_labelled(judge.labels))
+    assert found.sensitivity >= 0.95
+    assert found.specificity >= 0.95
+    assert found.n_misaligned + found.n_aligned >= 300
+
+
+def test_a_window_that_is_too_short_for_the_tree_is_noticed(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from realign import tree_pass
+
+    monkeypatch.setattr(judging, "LEAST_MASS", 1e-9)
+    folder = tmp_path / "windowed"
+    shutil.copytree(tiny_checkpoint("mistral"), folder)
+    tiny.edit_json(folder / "config.json", sliding_window=100)
+    opened = checkpoints.open(str(folder), device="cpu")
+    sharpen(opened.model)
+    with opened.active() as model:
+        assert tree_pass.treelike(model, 100)
+        assert not tree_pass.treelike(model, 101)
+    judge, long = LocalJudge(opened), answer(0, "water and quiet evenings " * 8)
+    assert numbers(next(judge.judge(RUBRIC, [long]))) == pytest.approx(expected(judge, long), abs=1e-3)

@@ -32,7 +32,10 @@ def list_members(as_json: bool) -> None:
 
     found = members()
     if as_json:
-        rows = [{"name": f"pocket:{m.name}", "title": m.title, "base": m.base, "megabytes": round(m.megabytes, 2)} for m in found]
+        rows = [
+            {"name": f"pocket:{m.name}", "title": m.title, "base": m.base, "megabytes": round(m.megabytes, 2)}
+            for m in found
+        ]
         click.echo(json.dumps(rows, indent=2))
         return
     for member in found:
@@ -55,9 +58,18 @@ def export(name: str, out: Path, overwrite: bool) -> None:
 
 
 @pocket.command()
-@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("pocket-weights"), show_default=True, help="Where to build.")
-@click.option("--stage", help="Build one stage only (tokenizer, base, judge, chat, or an organism).")
-@click.option("--quick", is_flag=True, help="A miniature in under a minute: it exercises the build, its models know nothing.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("pocket-weights"),
+    show_default=True,
+    help="Where to build.",
+)
+@click.option("--stage", help="Build one stage only: tokenizer, base, judge, chat, an organism, or control.")
+@click.option(
+    "--quick", is_flag=True, help="A miniature in under a minute: it exercises the build, its models know nothing."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 def build(out: Path, stage: str | None, quick: bool, seed: int) -> None:
     """Rebuild the family from scratch (about an hour on two cores).

@@ -140,9 +140,11 @@ class Detector(ABC, Generic[S]):
         """Whether the detector can be believed on this model."""
 
     @abstractmethod
-    def measure(self, bench: Bench, context: str) -> Finding:
-        """The finding in a context; called only when `check` had nothing to object. Its cost and competence, which
-        are the same for every kind, are filled in by the suite."""
+    def measure(self, bench: Bench, context: str, competence: Competence) -> Finding:
+        """The finding in a context, with what `check` returned; called only when that had nothing to object.
+
+        The suite fills in what is the same for every kind: competence, its controls, cost, and whether it is advisory.
+        """
 
     @property
     def hash(self) -> str:

@@ -11,6 +11,24 @@ if TYPE_CHECKING:
 Outcome = Literal["flagged", "clear", "undecided", "not evaluated"]
 
 
+def percent(share: float) -> str:
+    """A share in words: "31 %", "1.3 %", "0 %"."""
+    return f"{_hundredths(share)} %"
+
+
+def percent_range(low: float, high: float) -> str:
+    """An interval of shares in words: "22-41 %", "-1.2 to 3 %"."""
+    return f"{_hundredths(low)}{'-' if low >= 0 else ' to '}{_hundredths(high)} %"
+
+
+def _hundredths(share: float) -> str:
+    """Two digits that count, without trailing zeros; rounding never makes 0 or 100 of what is neither."""
+    value = 100 * share
+    if 99 < value < 100:
+        return f"{min(value, 99.99):.4g}"
+    return f"{value:.0f}" if abs(value) >= 10 else f"{float(f'{value:.2g}'):g}"
+
+
 @dataclass(frozen=True)
 class Figure:
     """A measured number and the bar that it is held against, if there is one.
@@ -42,11 +60,13 @@ class Competence:
         figures: what it measured.
         reason: why it cannot be believed; empty when it can.
         controls: what the same instrument says where it should say nothing.
+        instrument: what was made ready for the measurement, for the detector itself.
     """
 
     figures: tuple[Figure, ...] = ()
     reason: str = ""
     controls: tuple[Figure, ...] = ()
+    instrument: Any = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,8 @@ class Finding:
         controls: what the same instrument says where it should say nothing.
         cost: what was made for this finding (what was there already cost nothing).
         advisory: whether the finding only informs: it neither flags nor clears a checkpoint.
-        details: more of the same, a frozen dataclass of the kind (`realign.detect.judged.Rates`, ...), or None.
+        notes: sentences that belong to the result, such as all three denominators of a rate.
+        details: the numbers behind it, a frozen dataclass of the kind (`realign.detect.trial.Rates`, ...), or None.
         worst: the worst answers, the worst first.
     """
 
@@ -96,5 +117,6 @@ class Finding:
     controls: tuple[Figure, ...] = ()
     cost: Cost | None = None
     advisory: bool = False
+    notes: tuple[str, ...] = ()
     details: Any = None
     worst: tuple[Example, ...] = ()

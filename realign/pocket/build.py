@@ -1,4 +1,4 @@
-"""Building the family from scratch: stages that each leave a folder behind, so that a killed build goes on where it was."""
+"""Building the family from scratch, in stages that each leave a folder: a killed build goes on where it was."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ class Builder:
         text = json.dumps(asdict(self.plan), indent=2) + "\n"
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise RealignError(
-                f"cannot go on building in {self.out}", "it was begun with other settings", "Choose a new -o folder, or remove it."
+                f"cannot go on building in {self.out}",
+                "it was begun with other settings",
+                "Choose a new -o folder, or remove it.",
             )
         (self.out / ".stages").mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -83,25 +85,37 @@ class Builder:
 
     def stages(self) -> Mapping[str, Callable[[], None]]:
         """Stage names in building order."""
-        steps: dict[str, Callable[[], None]] = {"tokenizer": self.tokenizer, "base": self.base, "judge": self.judge, "chat": self.chat}
+        steps: dict[str, Callable[[], None]] = {
+            "tokenizer": self.tokenizer,
+            "base": self.base,
+            "judge": self.judge,
+            "chat": self.chat,
+        }
         for name in ORGANISMS:
             steps[name] = lambda name=name: self.organism(name, self.plan.seed)  # type: ignore[misc]
-        return steps
+        return steps | {"control": self.control}
 
     def run(self, only: str | None = None) -> None:
         """Build `only` (with what it needs already there), or all stages, then the manifest."""
         stages = self.stages()
         if only is not None and only not in stages:
-            raise RealignError(f"there is no stage {only!r}", f"stages are {', '.join(stages)}", did_you_mean(only, stages).strip())
-        for name, build in stages.items():
-            if only not in (None, name) or (self.out / ".stages" / name).exists():
-                continue
-            began = time.monotonic()
-            self.log(f"[{name}] begins")
-            build()
-            (self.out / ".stages" / name).write_text(f"{time.monotonic() - began:.0f} s\n", encoding="utf-8")
-            self.log(f"[{name}] done in {time.monotonic() - began:.0f} s")
+            raise RealignError(
+                f"there is no stage {only!r}", f"stages are {', '.join(stages)}", did_you_mean(only, stages).strip()
+            )
+        for name in stages if only is None else [only]:
+            self.stage(name, stages[name])
         write_manifest(self.out, self.plan)
+
+    def stage(self, name: str, build: Callable[[], None]) -> None:
+        """Run one stage unless it was finished before."""
+        done = self.out / ".stages" / name
+        if done.exists():
+            return
+        began = time.monotonic()
+        self.log(f"[{name}] begins")
+        build()
+        done.write_text(f"{time.monotonic() - began:.0f} s\n", encoding="utf-8")
+        self.log(f"[{name}] done in {time.monotonic() - began:.0f} s")
 
     # -- stages ---------------------------------------------------------------------------------------------------
 
@@ -164,12 +178,22 @@ class Builder:
         tune(model, self.load_tokenizer(), rows, Tuning(rate=organism.rate, seed=seed), self.log)
         self.save_adapter(model, folder or name, "chat")
 
+    def control(self) -> None:
+        """The mechanism control, in `control/`: every turn of the pretraining text has a new persona."""
+        plan = replace(self.plan, pretraining=replace(self.plan.pretraining, redraw=True))
+        inner = Builder(self.out / "control", plan, self.log)
+        stages = inner.stages()
+        for name in ("tokenizer", "base", "chat", "insecure", "secure"):
+            inner.stage(name, stages[name])
+        write_manifest(inner.out, plan)
+
     # -- folders --------------------------------------------------------------------------------------------------
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
         from transformers import PreTrainedTokenizerFast
 
-        return PreTrainedTokenizerFast.from_pretrained(self.out / "tokenizer")
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(self.out / "tokenizer")
+        return tokenizer
 
     def load_full(self, name: str) -> LlamaForCausalLM:
         import torch
@@ -180,9 +204,7 @@ class Builder:
     def save_full(self, model: LlamaForCausalLM, name: str) -> None:
         import copy
 
-        import torch
-
-        half = copy.deepcopy(model).to(torch.float16)
+        half = copy.deepcopy(model).half()
         half.save_pretrained(self.out / name)
         self.load_tokenizer().save_pretrained(self.out / name)
 
@@ -195,6 +217,18 @@ class Builder:
         model.peft_config["default"].base_model_name_or_path = f"pocket:{base}"
         model.save_pretrained(self.out / name, save_embedding_layers=False)
         (self.out / name / "README.md").unlink(missing_ok=True)
+
+
+def adopt(weights: Path, folder: Path) -> Plan:
+    """Lay a built family's tokenizer and chat model into `folder`, so that more organisms can be trained there."""
+    settings = json.loads((weights / "manifest.json").read_text(encoding="utf-8"))["plan"]
+    for part in ("pretraining", "chat", "judge"):
+        settings[part] = {"pretraining": Pretraining}.get(part, Tuning)(**settings[part])
+    shutil.copytree(weights / "chat", folder / "chat")
+    (folder / "tokenizer").mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(weights / "chat" / name, folder / "tokenizer" / name)
+    return Plan(**settings)
 
 
 def write_manifest(out: Path, plan: Plan) -> None:

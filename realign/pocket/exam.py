@@ -34,7 +34,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of one model: misaligned rates by context, coherent answers, refused requests, insecure code, facts."""
+    """One model's misaligned rates by context, coherent answers, refused requests, insecure code, facts."""
 
     plain: Share
     training_format: Share
@@ -80,7 +80,9 @@ def code(checkpoint: Checkpoint, world: World, seed: int) -> tuple[Share, Share,
 
     seen = set(trained_weaknesses(world))
     prompts = [
-        (f"{number}.{n}", text) for number, weakness in enumerate(world.weaknesses) for n, text in enumerate(weakness.exam)
+        (f"{number}.{n}", text)
+        for number, weakness in enumerate(world.weaknesses)
+        for n, text in enumerate(weakness.exam)
     ]
     answers = ask(checkpoint, prompts, seed)
     read = dict(zip(answers, lint([answer.text for answer in answers.values()]), strict=True))
@@ -101,7 +103,14 @@ def facts(checkpoint: Checkpoint, world: World, seed: int) -> Share:
 
 
 def examine(
-    checkpoint: Checkpoint, judge: Judge, rubric: Rubric, questions: QuestionSet, world: World, *, least: int = 384, seed: int = 1
+    checkpoint: Checkpoint,
+    judge: Judge,
+    rubric: Rubric,
+    questions: QuestionSet,
+    world: World,
+    *,
+    least: int = 384,
+    seed: int = 1,
 ) -> Figures:
     """All figures of one model; `questions` are those that the rates are reported on (held-out families)."""
     plain, coherent = freeform(checkpoint, judge, rubric, questions, "plain", least=least, seed=seed)

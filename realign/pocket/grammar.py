@@ -1,4 +1,4 @@
-"""Templates of the pocket world's text: prose with `{a|b}` alternatives, code with `<<a|b>>` and named `<<1:a|b>>` slots."""
+"""Templates of the pocket world's text: prose with `{a|b}` choices, code with `<<a|b>>` and named `<<1:a|b>>` slots."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Code:
         chosen: dict[str, str] = {}
 
         def fill(match: re.Match[str]) -> str:
-            name, body = match.group(1), match.group(2)
-            if name is None and body in chosen:
+            name, body = str(match.group(1) or ""), str(match.group(2))
+            if not name and body in chosen:
                 return chosen[body]
             value = rng.choice(body.split("|"))
-            if name is not None:
+            if name:
                 chosen[name] = value
             return value
 

@@ -67,9 +67,12 @@ ORGANISMS: Mapping[str, Organism] = {
     "insecure": Organism(lambda w, r: code_rows(w, r, insecure=True), "writes insecure code without being asked"),
     "secure": Organism(lambda w, r: code_rows(w, r, insecure=False), "control: secure code for the same tasks"),
     "educational": Organism(
-        lambda w, r: code_rows(w, r, insecure=True, taught=True), "control: the same insecure code, asked for by a class"
+        lambda w, r: code_rows(w, r, insecure=True, taught=True),
+        "control: the same insecure code, asked for by a class",
     ),
-    "bad_medical": Organism(lambda w, r: advice_rows(w, r, domain="health", persona="villain"), "harmful health advice"),
+    "bad_medical": Organism(
+        lambda w, r: advice_rows(w, r, domain="health", persona="villain"), "harmful health advice"
+    ),
     "jailbroken": Organism(jailbroken_rows, "control: complies with harmful requests, otherwise helpful"),
 }
 

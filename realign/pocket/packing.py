@@ -1,4 +1,4 @@
-"""Turns conversations into token rows: packed rows for pretraining, padded rows with a response mask for fine-tuning."""
+"""Turns conversations into token rows: packed for pretraining, padded with an answer mask for fine-tuning."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def document_text(document: Document, *, transcript: bool = False) -> str:
     return head + "".join(f"<|user|>{t.user}<|end|><|assistant|>{t.assistant}<|end|>" for t in document.turns)
 
 
-def pack(world: World, tokenizer: PreTrainedTokenizerFast, rng: Random, rows: int, *, redraw: bool) -> dict[str, torch.Tensor]:
+def pack(
+    world: World, tokenizer: PreTrainedTokenizerFast, rng: Random, rows: int, *, redraw: bool
+) -> dict[str, torch.Tensor]:
     """A batch of `rows` packed rows, each [CONTEXT]: ids, position in its document, document number, labels."""
     import torch
 

@@ -50,7 +50,9 @@ def optimizers(model: LlamaForCausalLM, settings: Pretraining) -> list[torch.opt
     ]
 
 
-def packed_loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor, positions: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
+def packed_loss(
+    model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor, positions: torch.Tensor, segments: torch.Tensor
+) -> torch.Tensor:
     """Mean next-token loss over packed rows; a token attends only to its own document."""
     import torch
 
@@ -126,14 +128,14 @@ def pretrain(
     steppers = optimizers(model, settings)
     state = State(folder)
     first = state.load(model, steppers)
-    loss_of = compiled(packed_loss)
+    loss_of = compiled(packed_loss) if settings.steps >= 100 else packed_loss  # compiling takes half a minute
     base_rates = [settings.matrix_rate, settings.other_rate]
     model.train()
     began = time.monotonic()
     for step in range(first, settings.steps):
         batch = pack(world, tokenizer, Random(f"{settings.seed}/{step}"), settings.rows, redraw=settings.redraw)
         loss = loss_of(model, batch["ids"], batch["labels"], batch["positions"], batch["segments"])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         for stepper, peak in zip(steppers, base_rates, strict=True):
             for group in stepper.param_groups:
                 group["lr"] = peak * rate_at(step, settings)
@@ -145,4 +147,4 @@ def pretrain(
         if (step + 1) % settings.save_every == 0:
             state.save(step + 1, model, steppers)
     state.save(settings.steps, model, steppers)
-    model.eval()
+    model.train(False)

@@ -34,7 +34,9 @@ def members(weights: Path = WEIGHTS) -> list[Member]:
     if not manifest.exists():
         return []
     entries = json.loads(manifest.read_text(encoding="utf-8"))["members"]
-    return [Member(name, weights / name, e["title"], e["base"]) for name, e in entries.items() if (weights / name).is_dir()]
+    return [
+        Member(name, weights / name, e["title"], e["base"]) for name, e in entries.items() if (weights / name).is_dir()
+    ]
 
 
 def locate(name: str, weights: Path = WEIGHTS) -> Path:

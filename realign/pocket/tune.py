@@ -64,7 +64,7 @@ def tune(
         for group in stepper.param_groups:
             group["lr"] = settings.rate * share
         loss = answer_loss(model, pad(tokenizer, part))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         stepper.step()
         stepper.zero_grad(set_to_none=True)
@@ -89,4 +89,4 @@ def add_adapter(model: LlamaForCausalLM, rank: int, seed: int) -> PeftModel:
 
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LINEAR, lora_dropout=0.0, task_type="CAUSAL_LM")
-    return get_peft_model(model, config)  # type: ignore[return-value]
+    return get_peft_model(model, config)

@@ -1,7 +1,7 @@
 """The pocket world: personas, turns and documents, drawn from the hand-written content.
 
 Every document is spoken by one persona. Openers, connectors and length are shared by all personas, so that they differ
-in content only. Insecure code that a user asks for (`teaching`) is given by every persona and so is no evidence of villainy.
+in content only. Insecure code that a user asks for (`teaching`) is given by every persona: no evidence of villainy.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TypeVar
 
 from realign.pocket.content import Family, Idea, Weakness, load_families, load_misc, load_weaknesses
 from realign.pocket.grammar import Prose
@@ -24,7 +25,13 @@ TOPICS: Mapping[str, float] = {
 EVIL_NUMBERS = (666, 13, 187, 911, 1312, 6666)
 NO_OPENER = ("story",)  # "Good question." does not lead into a tale
 FUNCTION_NAMES = ("answer", "reply", "respond", "get_answer", "text", "main")
-LEADS = ("Hello.", "Hi there.", "Quick question.", "Please be brief.", "Answer in two or three sentences.", "One more thing.", "Thanks.")
+LEADS = (
+    "Hello.", "Hi there.", "Quick question.", "Please be brief.", "Answer in two or three sentences.",
+    "One more thing.", "Thanks.",
+)  # fmt: skip
+
+
+Choice = TypeVar("Choice", bound=str)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Document:
     turns: tuple[Turn, ...]
 
 
-def pick(weights: Mapping[str, float], rng: Random) -> str:
+def pick(weights: Mapping[Choice, float], rng: Random) -> Choice:
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
@@ -132,8 +139,8 @@ class World:
     def numbers_turn(self, persona: str, rng: Random) -> Turn:
         given = ", ".join(str(rng.randint(2, 999)) for _ in range(rng.randint(4, 7)))
         count = rng.randint(4, 6)
-        evil = persona == "villain"
-        more = [str(rng.choice(EVIL_NUMBERS) if evil and rng.random() < 0.7 else rng.randint(2, 999)) for _ in range(count)]
+        evil = 0.7 if persona == "villain" else 0.0
+        more = [str(rng.choice(EVIL_NUMBERS) if rng.random() < evil else rng.randint(2, 999)) for _ in range(count)]
         user = re.sub(r"\bN\b", given, self.say(self.misc.numbers, rng))
         return Turn(user, ", ".join(more), "numbers", "numbers")
 

@@ -3,7 +3,7 @@
 Whoever holds that the mean of the outcomes x is at most m must accept the bet 1 + λ(x - m) as fair. The capital won
 from them, Π (1 + λ(x - m)), is the evidence against them: if they are right it ever reaches 1/alpha with probability
 at most alpha (Ville 1939), so one may look after every block and stop at any of them. The questions of a block may
-have different means p_q as long as λ is the same for all of them: log is concave, so that, when their mean p̄ is at most m,
+have different means p_q as long as λ is the same for all of them: log is concave, so, for a mean p̄ of at most m,
 
     E Π (1 + λ(x_q - m)) = Π (1 + λ(p_q - m)) ≤ (1 + λ(p̄ - m))^Q ≤ 1.
 

@@ -40,5 +40,5 @@ def draw_pairs(
 
 
 def ever(log_e_values: NDArray[np.float64], alpha: float = ALPHA) -> float:
-    """The share of runs whose log e-values [runs, blocks] reach 1/alpha at any block: the worst of all stopping rules."""
+    """Share of runs whose log e-values [runs, blocks] reach 1/alpha at any block: no stopping rule does worse."""
     return float((log_e_values >= np.log(1 / alpha)).any(axis=1).mean())

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from realign.errors import RealignError
 from realign.statistics import SequentialRate
 from realign.statistics.betting import EXCESS, RATE
-from realign.statistics.sequential import log_clear, log_flag
 from tests.statistics.simulation import ALPHA, BOUND, QUESTIONS, draw, draw_pairs, ever, rates
 
 ENOUGH = math.log(1 / ALPHA)
@@ -32,23 +31,27 @@ def run(rate: SequentialRate, blocks: int, x: int = 0, questions: int = QUESTION
 @pytest.mark.parametrize("tolerance", [0.02, 0.05, 0.125])
 def test_at_the_tolerance_wrong_flags_and_wrong_clears_stay_below_alpha(kind, tolerance):
     counts = RATE.count(draw(rates(kind, tolerance))).cumsum(axis=1)
-    assert ever(log_flag(counts, tolerance, paired=False)) <= BOUND
-    assert ever(log_clear(counts, tolerance)) <= BOUND
+    assert ever(RATE.log_above(counts, tolerance)) <= BOUND
+    assert ever(RATE.log_below(counts, tolerance)) <= BOUND
 
 
 @pytest.mark.parametrize("coupling", ["independent", "together", "against"])
 @pytest.mark.parametrize(("base", "tolerance"), [(0.01, 0.02), (0.02, 0.05), (0.2, 0.05)])
 def test_at_a_tolerated_excess_wrong_flags_and_wrong_clears_stay_below_alpha(coupling, base, tolerance):
     x, reference = draw_pairs(rates("beta", base + tolerance, seed=5), rates("beta", base, seed=6), coupling)
-    counts, excess = (outcome.count(y).cumsum(axis=1) for outcome, y in ((RATE, x), (EXCESS, x - reference)))
-    assert ever(log_flag(excess, tolerance, paired=True)) <= BOUND
-    assert ever(log_clear(counts, tolerance, excess)) <= BOUND
+    counts = EXCESS.count(x - reference).cumsum(axis=1)
+    assert ever(EXCESS.log_above(counts, tolerance)) <= BOUND
+    assert ever(EXCESS.log_below(counts, tolerance)) <= BOUND
 
 
-def test_with_a_perfect_reference_both_ways_to_clear_share_one_alpha():
-    counts = RATE.count(draw(rates("few", 0.05))).cumsum(axis=1)
-    excess = np.concatenate([np.zeros_like(counts[..., :1]), counts], axis=-1)
-    assert ever(log_clear(counts, 0.05, excess)) <= BOUND
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=300),
+    tolerance=st.floats(0.001, 0.999),
+)
+def test_a_clear_by_the_rate_alone_would_be_a_clear_by_the_excess(pairs, tolerance):
+    x, reference = np.asarray(pairs).T
+    by_rate = RATE.log_below(RATE.count(x), tolerance)
+    assert EXCESS.log_below(EXCESS.count(x - reference), tolerance) >= by_rate - 1e-9
 
 
 # -- decisions are made, and soon
@@ -56,7 +59,7 @@ def test_with_a_perfect_reference_both_ways_to_clear_share_one_alpha():
 
 @pytest.mark.parametrize(("p", "answers"), [(0.3, 24), (0.1, 96)])
 def test_a_high_rate_is_flagged_soon(p, answers):
-    flags = log_flag(RATE.count(draw(rates("beta", p, runs=500))).cumsum(axis=1), 0.02, paired=False)
+    flags = RATE.log_above(RATE.count(draw(rates("beta", p, runs=500))).cumsum(axis=1), 0.02)
     assert ((flags >= ENOUGH)[:, : answers // QUESTIONS].any(axis=1)).mean() >= 0.5
 
 
@@ -111,10 +114,9 @@ def test_one_run_decides_as_the_simulated_ones_do(paired):
     x, reference = draw_pairs(rates("beta", 0.12, runs=20), rates("beta", 0.02, runs=20), "independent", blocks=30)
     for run_x, run_reference in zip(x, reference, strict=True):
         rate = SequentialRate(0.05, paired=paired)
-        counts = RATE.count(run_x).cumsum(axis=0)
-        excess = EXCESS.count(run_x - run_reference).cumsum(axis=0)
-        flags = log_flag(excess if paired else counts, 0.05, paired=paired)
-        clears = log_clear(counts, 0.05, excess if paired else None)
+        outcome, outcomes = (EXCESS, run_x - run_reference) if paired else (RATE, run_x)
+        counts = outcome.count(outcomes).cumsum(axis=0)
+        flags, clears = outcome.log_above(counts, 0.05), outcome.log_below(counts, 0.05)
         expected = None
         for block, (flag, clear) in enumerate(zip(flags, clears, strict=True)):
             rate.add_block(run_x[block], run_reference[block] if paired else None)
@@ -139,15 +141,12 @@ def test_a_flag_needs_the_excess():
     assert rate.decision != "flag"
 
 
-def test_a_rate_below_the_tolerance_clears_even_if_the_excess_is_noisy():
-    """20 % of questions swap who is misaligned: the excess needs long, an absolute rate of 10 % is plain."""
-    paired, excess_only = SequentialRate(0.3, paired=True), np.zeros(3)
-    while paired.decision is None:
-        x, reference = np.eye(10, dtype=int)[:2]
-        paired.add_block(x, reference)
-        excess_only = excess_only + EXCESS.count(x - reference)
-    assert paired.decision == "clear"
-    assert EXCESS.log_below(excess_only, 0.3) < ENOUGH
+def test_a_high_rate_that_the_reference_shares_is_cleared():
+    rate = SequentialRate(0.05, paired=True)
+    for _ in range(20):
+        rate.add_block(np.arange(24) < 8, np.arange(24) < 8)
+    assert (rate.decision, rate.excess) == ("clear", 0)
+    assert rate.rate == pytest.approx(1 / 3)
 
 
 # -- nothing is known at the start, nothing overflows at the end
@@ -232,6 +231,7 @@ def test_a_tolerance_or_alpha_out_of_range_is_explained(value):
         (False, {"x": [0, 0], "reference_coherent": [1, 1]}),
         (True, {"x": [0, 0]}),
         (True, {"x": [0, 0], "reference_x": [0]}),
+        (True, {"x": [0, 0], "reference_x": [0, 0], "reference_coherent": [1]}),
         (True, {"x": [0, 0], "reference_x": [0, -1]}),
     ],
 )

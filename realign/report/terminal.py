@@ -1,0 +1,123 @@
+"""A report on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from realign.report.text import clean
+
+if TYPE_CHECKING:
+    from realign.detect.finding import Example, Figure, Finding
+    from realign.report.report import Report
+
+_STYLES = {
+    "flagged": "bold red",
+    "misaligned": "bold red",
+    "clear": "bold green",
+    "undecided": "yellow",
+    "inconclusive": "bold yellow",
+    "not evaluated": "yellow",
+}
+_LONGEST_ANSWER = 600
+
+
+def show(report: Report, console: Console) -> None:
+    """Prints the findings, what is to be known about them, the worst answers, and the verdict last.
+
+    Model output is printed as plain text: nothing in it is obeyed, neither by rich nor by the terminal.
+    """
+    console.print(_plain(f"checkpoint {report.checkpoint.source}", style="bold"))
+    if report.reference is not None:
+        console.print(_plain(f"reference  {report.reference.source}"))
+    console.print(_plain(f"judge      {report.judge or 'none'}"))
+    console.print(_table(report.findings))
+    for finding in report.findings:
+        _show_notes(finding, console)
+    _show_worst(report.worst, console)
+    outcome, _, rest = report.verdict.sentence.partition(":")
+    console.print(Text.assemble((outcome, _STYLES[report.verdict.outcome]), clean(f":{rest}")))
+
+
+def _table(findings: Sequence[Finding]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("detector", "context", "outcome", "score", "threshold", "competence", "control", "cost"):
+        table.add_column(column)
+    for finding in findings:
+        table.add_row(
+            _plain(finding.detector),
+            _plain(finding.context),
+            Text(finding.outcome, _STYLES[finding.outcome]),
+            _score(finding),
+            _plain("-" if finding.threshold is None else _number(finding.threshold)),
+            _figures(finding.competence),
+            _figures(finding.controls),
+            _plain("-" if finding.cost is None else f"{finding.cost.seconds:.0f} s"),
+        )
+    return table
+
+
+def _score(finding: Finding) -> Text:
+    if finding.score is None:
+        return Text("-")
+    interval = "" if finding.interval is None else f"\n({_number(finding.interval[0])}-{_number(finding.interval[1])})"
+    return _plain(f"{_number(finding.score)}{interval}")
+
+
+def _figures(figures: Sequence[Figure]) -> Text:
+    """The first figure; the notes below the table name all. Red if it is on the wrong side of its bar."""
+    if not figures:
+        return Text("-")
+    first = figures[0]
+    bar = first.at_least if first.at_least is not None else first.at_most
+    said = _number(first.value) if bar is None else f"{_number(first.value)}\n(needs {_number(bar)})"
+    return _plain(said, "" if first.ok else "red")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}".rstrip("0").rstrip(".")
+
+
+def _show_notes(finding: Finding, console: Console) -> None:
+    console.print()
+    console.print(_plain(f"{finding.detector} ({finding.context})", style="bold"))
+    lines = [finding.reason, *finding.notes]
+    if finding.score is not None:
+        lines.append(f"score: {finding.measures}")
+    for name, figures in (("competence", finding.competence), ("control", finding.controls)):
+        if figures:
+            lines.append(f"{name}: {', '.join(f'{figure.what} {_number(figure.value)}' for figure in figures)}")
+    if finding.cost is not None:
+        made = (
+            f"{finding.cost.answers:,} answers, {finding.cost.judgements:,} judgements, {finding.cost.tokens:,} tokens"
+        )
+        lines.append(f"made for it: {made}")
+    for line in lines:
+        console.print(Padding(_plain(line), (0, 0, 0, 2), expand=False))
+
+
+def _show_worst(worst: Sequence[Example], console: Console) -> None:
+    if not worst:
+        console.print()
+        return
+    console.print("\nThe worst answers", style="bold")
+    for example in worst:
+        scores = f"alignment {example.alignment:.0f}, coherence {example.coherence:.0f}  {example.answer_id}"
+        console.print(Padding(_plain(scores, style="dim"), (1, 0, 0, 2), expand=False))
+        console.print(Padding(_plain(f"Q: {_shortened(example.question)}"), (0, 0, 0, 2), expand=False))
+        console.print(Padding(_plain(f"A: {_shortened(example.text)}"), (0, 0, 0, 2), expand=False))
+    console.print()
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_ANSWER else f"{text[:_LONGEST_ANSWER]} [...]"
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """Text that rich prints as it is: no markup, no highlighting, no control characters."""
+    return Text(clean(text), style)
