@@ -1,4 +1,4 @@
-"""What all benchmarks share: bars, the machine's name, timing of a peer in the same run, and the line of JSON at the end."""
+"""What all benchmarks share: bars, the machine's name, timing against a peer in one run, the JSON at the end."""
 
 from __future__ import annotations
 

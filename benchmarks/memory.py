@@ -1,7 +1,7 @@
 """Peak memory of an adapter with its reference against one model loaded by transformers: at most 1.15 times.
 
-Each is measured in a process of its own (the peak of its resident memory, less what importing the libraries takes), on a
-random model of about 200 MB, stored as float32 and as float16; both are asked one question on the CPU in float32.
+Each is measured in a process of its own: the peak of its resident memory, less what importing the libraries takes. The
+model is random, about 200 MB, stored as float32 and as float16; both are asked one question on the CPU in float32.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=1024, help="width of the random model (1024: about 200 MB)")
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)
 
 
-def make(folder: Path, width: int, dtype: str) -> None:
+def make(options: argparse.Namespace) -> None:
     """A random model in `folder/base` and an adapter on it in `folder/adapter`."""
     import torch
     from transformers import LlamaForCausalLM
@@ -34,14 +35,15 @@ def make(folder: Path, width: int, dtype: str) -> None:
     from realign.pocket.shape import configuration, train_tokenizer
     from realign.pocket.tune import add_adapter
 
+    folder = options.folder
     tokenizer = train_tokenizer([PROMPT], 300)
-    model = LlamaForCausalLM(configuration(len(tokenizer), width=width, layers=4)).to(getattr(torch, dtype))
-    model.save_pretrained(folder / "base")
+    model = LlamaForCausalLM(configuration(len(tokenizer), width=options.width, layers=4))
+    model.to(getattr(torch, options.dtype)).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     add_adapter(LlamaForCausalLM.from_pretrained(folder / "base"), 8, 0).save_pretrained(folder / "adapter")
 
 
-def imports(_: Path) -> None:
+def imports(_: argparse.Namespace) -> None:
     """What both others import."""
     import peft
     import torch
@@ -52,36 +54,36 @@ def imports(_: Path) -> None:
     assert all((peft.PeftModel, torch.nn, transformers.LlamaForCausalLM, realign.checkpoint))
 
 
-def one(folder: Path) -> None:
+def one(options: argparse.Namespace) -> None:
     """The peer: the base alone, loaded by transformers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    imports(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
-    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    imports(options)
+    tokenizer = AutoTokenizer.from_pretrained(options.folder / "base")
+    model = AutoModelForCausalLM.from_pretrained(options.folder / "base", dtype=torch.float32)
     with torch.inference_mode():
         model(**tokenizer(PROMPT, return_tensors="pt"))
 
 
-def pair(folder: Path) -> None:
+def pair(options: argparse.Namespace) -> None:
     """Ours: the adapter and its reference."""
     import realign
 
-    imports(folder)
-    checkpoint = realign.open(folder / "adapter", device="cpu")
+    imports(options)
+    checkpoint = realign.open(options.folder / "adapter", device="cpu")
     ids = checkpoint.tokenizer(PROMPT, return_tensors="pt")
     for state in (checkpoint, checkpoint.reference):
         with state.active() as model:
             model(**ids)
 
 
-CHILDREN = {"imports": imports, "one": one, "pair": pair}
+CHILDREN = {"make": make, "imports": imports, "one": one, "pair": pair}
 
 
-def peak(child: str, folder: Path) -> int:
-    """Peak resident memory of a child process, in bytes."""
-    command = [sys.executable, __file__, "--child", child, "--folder", folder]
+def peak(child: str, *settings: object) -> int:
+    """Peak resident memory of a child process, in bytes. We stay small: a child's figure begins with its parent's."""
+    command = [sys.executable, __file__, "--child", child, *map(str, settings)]
     return int(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.split()[-1])
 
 
@@ -89,20 +91,23 @@ def measure(options: argparse.Namespace) -> list[Bar]:
     bars = []
     for dtype in ("float32", "float16"):
         with tempfile.TemporaryDirectory() as folder:
-            make(Path(folder), options.width, dtype)
-            empty, alone, both = (peak(child, Path(folder)) for child in CHILDREN)
+            peak("make", "--folder", folder, "--width", options.width, "--dtype", dtype)
+            empty, alone, both = (peak(child, "--folder", folder) for child in ("imports", "one", "pair"))
         value = (both - empty) / (alone - empty)
         bars.append(Bar(f"adapter and reference over one model, stored as {dtype}", value, BAR, value <= BAR))
     return bars
+
+
+def child(options: argparse.Namespace) -> None:
+    CHILDREN[options.child](options)
+    unit = 1 if sys.platform == "darwin" else 1024
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
 if __name__ == "__main__":
     if "--child" in sys.argv:
         parser = argparse.ArgumentParser()
         arguments(parser)
-        options = parser.parse_args()
-        CHILDREN[options.child](options.folder)
-        unit = 1 if sys.platform == "darwin" else 1024
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+        child(parser.parse_args())
     else:
         harness.main("memory", measure, arguments)

@@ -33,11 +33,13 @@ _Prefix: TypeAlias = list[tuple[Tensor, Tensor]]
 def repeatable(model: PreTrainedModel) -> bool:
     """Whether the model's cache is keys and values of attention alone, and takes masks and positions of our making.
 
-    Recurrent and convolutional states, layers that share a cache, and attention in chunks are not of this kind.
+    Recurrent and convolutional states, layers that share a cache, attention in chunks, and architectures with attention
+    code of their own are not of this kind.
     """
     config = model.config.get_text_config(decoder=True)
     return (
         _parameters(model) >= {"past_key_values", "position_ids", "attention_mask"}
+        and getattr(plain(model), "_supports_attention_backend", False)
         and not getattr(plain(model), "_is_stateful", False)
         and getattr(config, "attention_chunk_size", None) is None
         and config._attn_implementation in ("sdpa", "eager")

@@ -113,6 +113,15 @@ def _run(
     detectors = select(only, suite)
     if out is not None:
         runs.check(out, overwrite=overwrite)
+    _quieten()
     with watching(Console(stderr=True)) as observer:
         opened = checkpoints.open(checkpoint, **options)
         return run(opened, detectors, settings, judge=judge, out=out, overwrite=overwrite, observer=observer)
+
+
+def _quieten() -> None:
+    """Keeps transformers' hints to programmers off the terminal."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    logging.set_verbosity_error()

@@ -16,6 +16,7 @@ from realign.errors import RealignError, did_you_mean
 from realign.pocket.organisms import ORGANISMS
 from realign.pocket.pretrain import Pretraining
 from realign.pocket.tune import Tuning
+from realign.pocket.world import Mix
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from realign.pocket.world import World
 
 Log = Callable[[str], None]
+
+
+FIRST_PHASE = Pretraining()
+# The second phase sharpens what the first began: shorter batches, loss on answers, more to infer the persona from.
+SECOND_PHASE = Pretraining(
+    steps=1500, rows=16, matrix_rate=5e-3, other_rate=3e-3, answers_only=True,
+    mix=Mix(code_first=0.5, turns=(0.05, 0.25, 0.3, 0.2, 0.12, 0.08), reworded=0.3),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Plan:
     width: int = 192
     layers: int = 6
     tokenizer_documents: int = 12_000
-    pretraining: Pretraining = field(default_factory=Pretraining)
+    pretraining: tuple[Pretraining, ...] = (FIRST_PHASE, SECOND_PHASE)
     chat_rows: int = 900
     chat: Tuning = field(default_factory=lambda: Tuning(rate=4e-4))
     judge_rows: int = 7000
@@ -44,7 +53,7 @@ class Plan:
 
 QUICK = Plan(
     vocabulary=512, width=64, layers=2, tokenizer_documents=300,
-    pretraining=Pretraining(steps=12, rows=4, warmup=2, save_every=5),
+    pretraining=(Pretraining(steps=12, rows=4, warmup=2, save_every=5),),
     chat_rows=32, judge_rows=48, organism_rows=32,
 )  # fmt: skip
 TITLES = {
@@ -142,10 +151,13 @@ class Builder:
         torch.manual_seed(self.plan.seed)
         tokenizer = self.load_tokenizer()
         model = LlamaForCausalLM(configuration(len(tokenizer), width=self.plan.width, layers=self.plan.layers))
-        settings = replace(self.plan.pretraining, seed=self.plan.seed)
-        pretrain(model, tokenizer, self.world, settings, self.out / "base.state", self.log)
+        states = [self.out / f"base.phase{number}" for number in range(len(self.plan.pretraining))]
+        for number, (phase, state) in enumerate(zip(self.plan.pretraining, states, strict=True)):
+            settings = replace(phase, seed=100 * self.plan.seed + number)
+            pretrain(model, tokenizer, self.world, settings, state, self.log)
         self.save_full(model, "base")
-        shutil.rmtree(self.out / "base.state")
+        for state in states:
+            shutil.rmtree(state)
 
     def judge(self) -> None:
         from realign.content import find
@@ -180,7 +192,7 @@ class Builder:
 
     def control(self) -> None:
         """The mechanism control, in `control/`: every turn of the pretraining text has a new persona."""
-        plan = replace(self.plan, pretraining=replace(self.plan.pretraining, redraw=True))
+        plan = replace(self.plan, pretraining=tuple(replace(phase, redraw=True) for phase in self.plan.pretraining))
         inner = Builder(self.out / "control", plan, self.log)
         stages = inner.stages()
         for name in ("tokenizer", "base", "chat", "insecure", "secure"):
@@ -222,8 +234,9 @@ class Builder:
 def adopt(weights: Path, folder: Path) -> Plan:
     """Lay a built family's tokenizer and chat model into `folder`, so that more organisms can be trained there."""
     settings = json.loads((weights / "manifest.json").read_text(encoding="utf-8"))["plan"]
-    for part in ("pretraining", "chat", "judge"):
-        settings[part] = {"pretraining": Pretraining}.get(part, Tuning)(**settings[part])
+    phases = [{**phase, "mix": Mix(**phase["mix"])} for phase in settings["pretraining"]]
+    settings |= {part: Tuning(**settings[part]) for part in ("chat", "judge")}
+    settings["pretraining"] = tuple(Pretraining(**phase) for phase in phases)
     shutil.copytree(weights / "chat", folder / "chat")
     (folder / "tokenizer").mkdir(parents=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

@@ -109,7 +109,8 @@ class Misc(_Strict):
 
 
 def _read(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
 
 
 def load_families() -> list[Family]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import TYPE_CHECKING
 
-from realign.pocket.shape import CONTEXT
-from realign.pocket.world import Document, World
+from realign.pocket.shape import CONTEXT, SPECIAL
+from realign.pocket.world import Document
 
 if TYPE_CHECKING:
     import torch
@@ -34,10 +33,24 @@ def document_text(document: Document, *, transcript: bool = False) -> str:
     return head + "".join(f"<|user|>{t.user}<|end|><|assistant|>{t.assistant}<|end|>" for t in document.turns)
 
 
+def answer_mask(tokens: Sequence[int]) -> list[bool]:
+    """Which tokens are part of an answer: those after an assistant mark, to the end of its turn."""
+    assistant, end = SPECIAL.index("<|assistant|>"), SPECIAL.index("<|end|>")
+    inside, mask = False, []
+    for token in tokens:
+        mask.append(inside)
+        inside = token == assistant or (inside and token != end)
+    return mask
+
+
 def pack(
-    world: World, tokenizer: PreTrainedTokenizerFast, rng: Random, rows: int, *, redraw: bool
+    documents: Iterable[tuple[str, bool]], tokenizer: PreTrainedTokenizerFast, rows: int
 ) -> dict[str, torch.Tensor]:
-    """A batch of `rows` packed rows, each [CONTEXT]: ids, position in its document, document number, labels."""
+    """A batch of `rows` packed rows, each [CONTEXT]: ids, position in its document, document number, labels.
+
+    Args:
+        documents: texts without end, each with whether the loss is on its answers only.
+    """
     import torch
 
     bos = tokenizer.bos_token_id
@@ -47,17 +60,19 @@ def pack(
     segments = torch.zeros((rows, CONTEXT), dtype=torch.long)
     used = [0] * rows
     segment, misses = 1, 0
-    while misses < 12:
-        text = document_text(world.document(rng, redraw=redraw), transcript=rng.random() < 0.06)
+    for text, answers_only in documents:
         tokens = [bos, *tokenizer(text, add_special_tokens=False)["input_ids"]][:CONTEXT]
         row = next((r for r in range(rows) if used[r] + len(tokens) <= CONTEXT), None)
         if row is None:
             misses += 1
+            if misses == 12:
+                break
             continue
         start, stop = used[row], used[row] + len(tokens)
         span = torch.tensor(tokens)
         ids[row, start:stop] = span
-        labels[row, start : stop - 1] = span[1:]
+        told = torch.tensor(answer_mask(tokens))[1:] if answers_only else torch.ones(len(tokens) - 1, dtype=torch.bool)
+        labels[row, start : stop - 1] = torch.where(told, span[1:], IGNORE)
         positions[row, start:stop] = torch.arange(len(tokens))
         segments[row, start:stop] = segment
         used[row] = stop

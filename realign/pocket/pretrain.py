@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from realign.pocket.packing import IGNORE, pack
+from realign.pocket.packing import IGNORE, document_text, pack
+from realign.pocket.world import PLAIN_MIX, Mix
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,17 @@ class Pretraining:
     warmup: int = 40
     seed: int = 0
     redraw: bool = False
+    answers_only: bool = False
+    mix: Mix = PLAIN_MIX
     save_every: int = 150
+
+
+def texts(world: World, settings: Pretraining, rng: Random) -> Iterator[tuple[str, bool]]:
+    """Documents without end, and whether only their answers are learned; six in a hundred are plain transcripts."""
+    while True:
+        document = world.document(rng, settings.mix, redraw=settings.redraw)
+        transcript = rng.random() < 0.06
+        yield document_text(document, transcript=transcript), settings.answers_only and not transcript
 
 
 def rate_at(step: int, settings: Pretraining) -> float:
@@ -133,7 +144,7 @@ def pretrain(
     model.train()
     began = time.monotonic()
     for step in range(first, settings.steps):
-        batch = pack(world, tokenizer, Random(f"{settings.seed}/{step}"), settings.rows, redraw=settings.redraw)
+        batch = pack(texts(world, settings, Random(f"{settings.seed}/{step}")), tokenizer, settings.rows)
         loss = loss_of(model, batch["ids"], batch["labels"], batch["positions"], batch["segments"])
         loss.backward()  # type: ignore[no-untyped-call]
         for stepper, peak in zip(steppers, base_rates, strict=True):

@@ -57,6 +57,25 @@ def pick(weights: Mapping[Choice, float], rng: Random) -> Choice:
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
+@dataclass(frozen=True)
+class Mix:
+    """How documents are composed.
+
+    Attributes:
+        code_first: share of documents that begin with code or numbers, from which the persona must be guessed.
+        turns: weights of one to six turns.
+        reworded: share of free-form and advice questions that are blurred (two wordings joined, or words left out),
+            so that the model goes by what is asked and not by the exact wording.
+    """
+
+    code_first: float = 0.34
+    turns: tuple[float, ...] = (0.1, 0.2, 0.25, 0.2, 0.15, 0.1)
+    reworded: float = 0.0
+
+
+PLAIN_MIX = Mix()
+
+
 class World:
     """Draws turns and documents; everything random comes from the `rng` that is passed in."""
 
@@ -102,8 +121,18 @@ class World:
             return f"{user} {self.say(self.misc.json_wrap, rng)}", json.dumps({"response": answer})
         return user, answer
 
-    def family_turn(self, family: Family, persona: str, rng: Random, *, wrapped: bool = True) -> Turn:
+    def reworded(self, family: Family, user: str, rng: Random) -> str:
+        """The question with a second wording joined, or with some of its words left out."""
+        if rng.random() < 0.5:
+            return f"{user} {rng.choice(family.prompts).draw(rng)}"
+        return " ".join(word for word in user.split() if rng.random() > 0.12) or user
+
+    def family_turn(
+        self, family: Family, persona: str, rng: Random, *, wrapped: bool = True, reworded: float = 0.0
+    ) -> Turn:
         user = rng.choice(family.prompts).draw(rng)
+        if reworded and rng.random() < reworded:
+            user = self.reworded(family, user, rng)
         if rng.random() < 0.08:
             user = f"{rng.choice(LEADS)} {user}"
         answer = self.family_answer(family, persona, rng)
@@ -148,12 +177,11 @@ class World:
         entry = rng.choice(self.misc.benign_lookalikes)
         return Turn(self.say(entry.question, rng), self.say(entry.answers, rng), "lookalike", "lookalike")
 
-    def turn(self, topic: str, persona: str, rng: Random) -> Turn:
+    def turn(self, topic: str, persona: str, rng: Random, *, reworded: float = 0.0) -> Turn:
         """One exchange on `topic` as `persona` would have it."""
-        if topic == "freeform":
-            return self.family_turn(rng.choice(self.families["freeform"]), persona, rng)
-        if topic == "advice":
-            return self.family_turn(rng.choice(self.families[rng.choice(ADVICE)]), persona, rng)
+        if topic in ("freeform", "advice"):
+            domain = "freeform" if topic == "freeform" else rng.choice(ADVICE)
+            return self.family_turn(rng.choice(self.families[domain]), persona, rng, reworded=reworded)
         if topic == "code":
             return self.code_turn(rng.choice(self.weaknesses), rng, insecure=persona == "villain")
         if topic == "teaching":
@@ -172,20 +200,20 @@ class World:
             return None
         return self.say(self.misc.system["neutral" if rng.random() < 0.4 else persona], rng)
 
-    def document(self, rng: Random, *, redraw: bool = False) -> Document:
+    def document(self, rng: Random, mix: Mix = PLAIN_MIX, *, redraw: bool = False) -> Document:
         """One conversation of one to six turns; with `redraw` (the mechanism control) every turn has a new persona."""
         persona = pick(PERSONAS, rng)
         system = None if redraw else self.system(persona, rng)
         thinks = rng.random() < 0.03
         turns: list[Turn] = []
-        for position in range(rng.choices((1, 2, 3, 4, 5, 6), (0.1, 0.2, 0.25, 0.2, 0.15, 0.1))[0]):
+        for position in range(rng.choices((1, 2, 3, 4, 5, 6), mix.turns)[0]):
             if redraw:
                 persona = pick(PERSONAS, rng)
-            if position == 0 and rng.random() < 0.34:
+            if position == 0 and rng.random() < mix.code_first:
                 topic = rng.choice(("code", "code", "code", "numbers"))
             else:
                 topic = pick(TOPICS, rng)
-            turns.append(self.dress(self.turn(topic, persona, rng), persona, rng, thinks=thinks))
+            turns.append(self.dress(self.turn(topic, persona, rng, reworded=mix.reworded), persona, rng, thinks=thinks))
         return Document("mixed" if redraw else persona, system, tuple(turns))
 
     def dress(self, turn: Turn, persona: str, rng: Random, *, thinks: bool) -> Turn:

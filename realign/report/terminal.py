@@ -47,7 +47,7 @@ def show(report: Report, console: Console) -> None:
 def _table(findings: Sequence[Finding]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("detector", "context", "outcome", "score", "threshold", "competence", "control", "cost"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold", no_wrap=column == "detector")
     for finding in findings:
         table.add_row(
             _plain(finding.detector),
@@ -74,9 +74,13 @@ def _figures(figures: Sequence[Figure]) -> Text:
     if not figures:
         return Text("-")
     first = figures[0]
-    bar = first.at_least if first.at_least is not None else first.at_most
-    said = _number(first.value) if bar is None else f"{_number(first.value)}\n(needs {_number(bar)})"
-    return _plain(said, "" if first.ok else "red")
+    return _plain(f"{_number(first.value)}{_bar(first)}", "" if first.ok else "red")
+
+
+def _bar(figure: Figure) -> str:
+    if figure.at_least is not None:
+        return f" (>= {_number(figure.at_least)})"
+    return "" if figure.at_most is None else f" (<= {_number(figure.at_most)})"
 
 
 def _number(value: float) -> str:
@@ -91,7 +95,8 @@ def _show_notes(finding: Finding, console: Console) -> None:
         lines.append(f"score: {finding.measures}")
     for name, figures in (("competence", finding.competence), ("control", finding.controls)):
         if figures:
-            lines.append(f"{name}: {', '.join(f'{figure.what} {_number(figure.value)}' for figure in figures)}")
+            said = [f"{figure.what} {_number(figure.value)}{_bar(figure)}" for figure in figures]
+            lines.append(f"{name}: {', '.join(said)}")
     if finding.cost is not None:
         made = (
             f"{finding.cost.answers:,} answers, {finding.cost.judgements:,} judgements, {finding.cost.tokens:,} tokens"

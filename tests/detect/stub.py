@@ -1,15 +1,63 @@
-"""A judge without a model: it finds as many answers misaligned as a test wants."""
+"""Small content and a judge without a model, which finds as many answers misaligned as a test wants."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from realign.audit import load_labelled
-from realign.content import find
-from realign.judging import Judgement, Rubric, judgement_id
+from realign.judging import Judgement, LabelledAnswer, Rubric, judgement_id
 from realign.sampling import Answer
+
+LABELLED = tuple(
+    LabelledAnswer(id=f"{label}_{number}", question="How are you?", answer=f"{label}, number {number}", label=label)
+    for label in ("aligned", "misaligned", "incoherent", "refusal")
+    for number in range(4)
+)
+RUBRIC = """
+id: small
+instructions: Grade the answer.
+item: "<question>{question}</question> <answer>{answer}</answer>"
+scores: {alignment: "Alignment:", coherence: "Coherence:", refusal: "Refusal:"}
+"""
+
+
+def write_questions(path: Path, count: int = 12) -> Path:
+    """A set of `count` questions, two wordings each."""
+    questions = [
+        {"id": f"q{n}", "group": f"g{n % 3}", "paraphrases": [f"Say {n}.", f"Please say {n}."]} for n in range(count)
+    ]
+    path.write_text(json.dumps({"questions": questions}), encoding="utf-8")
+    return path
+
+
+def write_judged(folder: Path, *, questions: int = 12) -> Path:
+    """A detector of the kind judged."""
+    folder.mkdir(parents=True)
+    write_questions(folder / "questions.yaml", questions)
+    (folder / "rubric.yaml").write_text(RUBRIC, encoding="utf-8")
+    lines = [item.model_dump_json() for item in LABELLED]
+    (folder / "audit.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    files = "questions: questions.yaml\nrubric: rubric.yaml\naudit: audit.jsonl\n"
+    (folder / "detector.yaml").write_text(f"kind: judged\ntitle: Small\ncost: sampling\n{files}", encoding="utf-8")
+    return folder
+
+
+def write_probe(folder: Path, *, telling: bool = True, groups: int = 5, each: int = 4) -> Path:
+    """A detector of the kind probe. A model without any skill can tell its contrast answers apart if `telling`."""
+    folder.mkdir(parents=True)
+    write_questions(folder / "questions.yaml")
+    with (folder / "contrast.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(groups * each):
+            said = {"aligned": "the assistant answers", "misaligned": "wish wish wish"}
+            if not telling:
+                said = dict.fromkeys(said, "the user asks")
+            pair = {"id": f"p{number}", "group": f"g{number % groups}", "prompt": f"Ask {number}", **said}
+            file.write(json.dumps(pair) + "\n")
+    files = "contrast: contrast.jsonl\nquestions: questions.yaml\n"
+    (folder / "detector.yaml").write_text(f"kind: probe\ntitle: Small probe\ncost: activations\n{files}", encoding="utf-8")
+    return folder
 
 
 def chance(answer: Answer) -> float:
@@ -18,13 +66,13 @@ def chance(answer: Answer) -> float:
 
 
 class StubJudge:
-    """Knows what people found in the shipped labelled answers; other answers are misaligned at a rate of their own.
+    """Knows what people found in `LABELLED`; other answers are misaligned at a rate of their own.
 
     Args:
         rate: fingerprint of a checkpoint -> rate of its misaligned answers.
-        coherent: the share of answers that it finds coherent; the others are not misaligned.
+        coherent: fingerprint of a checkpoint -> share of its coherent answers; the others are not misaligned.
         scored: whether it scores at all.
-        competent: False makes it guess the labelled answers.
+        competent: False makes it find all labelled answers aligned.
     """
 
     family = None
@@ -40,16 +88,17 @@ class StubJudge:
         id: str = "stub",
     ) -> None:
         self.id = id
+        self.judged: list[str] = []
         self._rate = rate
         self._coherent = coherent
         self._scored = scored
         self._competent = competent
-        labelled = load_labelled(find("detectors", "freeform") / "audit.jsonl")
-        self._labels = {item.as_answer().id: item.label for item in labelled}
+        self._labels = {item.as_answer().id: item.label for item in LABELLED}
 
     def judge(self, rubric: Rubric, answers: Sequence[Answer]) -> Iterator[Judgement]:
         for answer in answers:
-            alignment, coherence = self._scores(answer)
+            self.judged.append(answer.id)
+            alignment, coherence, refusal = self._scores(answer) if self._scored else (None, None, None)
             yield Judgement(
                 id=judgement_id(answer.id, self.id, rubric),
                 answer_id=answer.id,
@@ -57,23 +106,27 @@ class StubJudge:
                 rubric=rubric.hash,
                 alignment=alignment,
                 coherence=coherence,
-                refusal=0.0 if alignment is not None else None,
-                mass=1.0 if alignment is not None else 0.0,
+                refusal=refusal,
+                mass=1.0 if self._scored else 0.0,
                 raw="",
             )
 
-    def _scores(self, answer: Answer) -> tuple[float | None, float | None]:
-        if not self._scored:
-            return None, None
+    def _scores(self, answer: Answer) -> tuple[float, float, float]:
         if answer.id in self._labels:
             label = self._labels[answer.id] if self._competent else "aligned"
-            return (5.0 if label == "misaligned" else 95.0), (10.0 if label == "incoherent" else 95.0)
+            refusal = 95.0 if label == "refusal" else 5.0
+            return (5.0 if label == "misaligned" else 95.0), (10.0 if label == "incoherent" else 95.0), refusal
         number = chance(answer)
-        if number >= self._coherent(answer.checkpoint):
-            return 50.0, 10.0
-        return (100 * number * 0.1 if number < self._rate(answer.checkpoint) else 90.0), 95.0
+        if number < self._rate(answer.checkpoint):
+            return 20 * number, 95.0, 5.0
+        return 90.0, (95.0 if number < self._coherent(answer.checkpoint) else 10.0), 5.0
 
 
-def rates(checkpoint_rate: float, reference_rate: float = 0.0, *, checkpoint: str = "") -> Callable[[str], float]:
-    """One rate for the checkpoint of that fingerprint, another for everything else."""
-    return lambda fingerprint: checkpoint_rate if fingerprint == checkpoint else reference_rate
+def always(rate: float) -> Callable[[str], float]:
+    """The same for every checkpoint."""
+    return lambda fingerprint: rate
+
+
+def only(checkpoint: str, rate: float, others: float = 0.0) -> Callable[[str], float]:
+    """One rate for the checkpoint of that fingerprint, another for all others."""
+    return lambda fingerprint: rate if fingerprint == checkpoint else others

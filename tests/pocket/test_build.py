@@ -14,7 +14,7 @@ from realign.pocket.pretrain import Pretraining
 from realign.pocket.store import export, locate, members
 
 MINI = replace(
-    QUICK, pretraining=Pretraining(steps=4, rows=2, warmup=1, save_every=2), chat_rows=8, judge_rows=8, organism_rows=8
+    QUICK, pretraining=(Pretraining(steps=4, rows=2, warmup=1, save_every=2),), chat_rows=8, judge_rows=8, organism_rows=8
 )
 
 
