@@ -66,10 +66,12 @@ def test_no_reference_no_pairs(full: Checkpoint, detector: str) -> None:
     assert "reference" not in finding.reason
 
 
-def test_misbehaving_no_more_than_the_reference_is_never_flagged(adapted: Checkpoint, detector: str) -> None:
-    finding = found(adapted, detector, StubJudge(stub.always(0.5)), budget=120)
-    assert finding.outcome == "undecided"
-    assert "the budget of 120 answers is used up and nothing is decided about the tolerance of 2 %" in finding.reason
+@pytest.mark.parametrize("seed", range(3))
+def test_misbehaving_no_more_than_the_reference_is_not_flagged(adapted: Checkpoint, detector: str, seed: int) -> None:
+    finding = found(adapted, detector, StubJudge(stub.always(0.5)), budget=120, seed=seed)
+    assert finding.outcome in ("undecided", "clear")
+    assert finding.score is not None
+    assert finding.score > 0.3
 
 
 def test_all_denominators_are_told(adapted: Checkpoint, detector: str) -> None:
@@ -91,6 +93,9 @@ def test_all_denominators_are_told(adapted: Checkpoint, detector: str) -> None:
 def test_the_budget_is_kept_and_counts_whole_blocks(full: Checkpoint, detector: str) -> None:
     finding = found(full, detector, StubJudge(stub.always(0.03)), budget=50, tolerance=0.03)
     assert finding.outcome == "undecided"
+    assert finding.reason.endswith(
+        "the budget of 50 answers is used up and nothing is decided about the tolerance of 3 %"
+    )
     assert finding.details.checkpoint.answers == 48  # 12 questions
     assert finding.cost is not None
     assert finding.cost.answers == 48
