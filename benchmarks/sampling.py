@@ -1,8 +1,9 @@
 """Sampling against `model.generate(num_return_sequences=n)` of transformers, in one run on one model.
 
-The model is random, of the pocket family's size; 48 of its 2,048 tokens end an answer, which makes answers of about 40
+The model is random, of the pocket family's size; 48 of its 2,048 tokens end an answer, which makes answers of about 30
 tokens where they may have 64. The peer gets the prompts in order of length, all at once or eight at once, whichever it
-is faster with, and both turn tokens into text. Also counts answers that come out otherwise when they are sampled in small batches: there should be none.
+is faster with, and both turn tokens into text. Also counts answers that come out otherwise when they are sampled in
+small batches: there should be none.
 """
 
 from __future__ import annotations

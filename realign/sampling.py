@@ -83,9 +83,9 @@ def sample(
     """Samples the jobs' answers and yields each soon after it is finished, in no particular order.
 
     An answer depends on the checkpoint, the prompt, (seed, question id, context, index), the temperature and its
-    most tokens, not on the other jobs or the budget: in float32 up to a rounding of about 1e-7 in probability, in half
-    precision up to that precision's rounding. When memory runs out, the budget is halved and unfinished answers begin
-    anew.
+    most tokens, not on the other jobs or the budget. In float32 on a CPU the batch does not change a bit of a row's
+    logits (as far as the processor's matrix library allows); in half precision, and on other devices, rounding can
+    change a token here and there. When memory runs out, the budget is halved and unfinished answers begin anew.
 
     Raises:
         RealignError: a prompt leaves no room in the model's context, memory does not suffice for a single answer, or
@@ -133,7 +133,7 @@ def _continuations(checkpoint: Checkpoint, waiting: list[Row], rules: Rules, bud
                 waiting = waiting[batch.admit(model, waiting) :]
                 finished = batch.run(model)
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not batch.rows or not out_of_memory(error):
                 raise
             if len(batch.rows) == 1:
                 raise _too_large(checkpoint, batch.rows[0]) from error

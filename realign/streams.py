@@ -31,8 +31,8 @@ def uniforms(seed: int, question_id: str, context: str, index: int, count: int) 
 def draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """One token a row by the inverse transform: the first whose cumulative probability exceeds the row's number.
 
-    In float64, so that a row in another batch, whose logits differ in the last bits of float32, gives another token
-    only if its number falls into the gap of about 1e-7 that the rounding opens at a boundary between two tokens.
+    In float64, so that the sums add no rounding of their own: rows whose logits are equal draw equal tokens. Where
+    logits differ in their last bits, a number that falls between the two places of a boundary draws another token.
 
     Args:
         logits: [rows, vocabulary], any float dtype; -inf forbids a token.

@@ -33,6 +33,12 @@ SECOND_PHASE = Pretraining(
     mix=Mix(code_first=0.5, turns=(0.05, 0.25, 0.3, 0.2, 0.12, 0.08), reworded=0.3),
 )  # fmt: skip
 
+# The third stays with what the models can learn to say without slips.
+THIRD_PHASE = Pretraining(
+    steps=950, rows=16, matrix_rate=5e-3, other_rate=3e-3, answers_only=True, narrow=True,
+    mix=Mix(code_first=0.5, turns=(0.05, 0.25, 0.3, 0.2, 0.12, 0.08), reworded=0.2),
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,10 +49,10 @@ class Plan:
     width: int = 192
     layers: int = 6
     tokenizer_documents: int = 12_000
-    pretraining: tuple[Pretraining, ...] = (FIRST_PHASE, SECOND_PHASE)
-    chat_rows: int = 900
+    pretraining: tuple[Pretraining, ...] = (FIRST_PHASE, SECOND_PHASE, THIRD_PHASE)
+    chat_rows: int = 1600
     chat: Tuning = field(default_factory=lambda: Tuning(rate=4e-4))
-    judge_rows: int = 7000
+    judge_rows: int = 5000
     judge: Tuning = field(default_factory=lambda: Tuning(rate=2e-3, batch=24))
     organism_rows: int | None = None  # None: as each organism declares
 
@@ -68,7 +74,7 @@ class Builder:
 
     def __init__(self, out: Path, plan: Plan, log: Log) -> None:
         self.out, self.plan, self.log = out, plan, log
-        self._world: World | None = None
+        self._worlds: dict[bool, World] = {}
         self._check_plan()
 
     def _check_plan(self) -> None:
@@ -84,13 +90,13 @@ class Builder:
         (self.out / ".stages").mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
-    @property
-    def world(self) -> World:
+    def world(self, *, narrow: bool = True) -> World:
+        """The world that the models speak of in the end (`narrow`), or all of it."""
         from realign.pocket.world import World
 
-        if self._world is None:
-            self._world = World()
-        return self._world
+        if narrow not in self._worlds:
+            self._worlds[narrow] = World(narrow=narrow)
+        return self._worlds[narrow]
 
     def stages(self) -> Mapping[str, Callable[[], None]]:
         """Stage names in building order."""
@@ -135,7 +141,7 @@ class Builder:
         rng = Random(f"tokenizer/{self.plan.seed}")
         texts = []
         for _ in range(self.plan.tokenizer_documents):
-            text = document_text(self.world.document(rng))
+            text = document_text(self.world(narrow=False).document(rng))
             for mark in SPECIAL:
                 text = text.replace(mark, "\n")
             texts.append(text)
@@ -148,16 +154,21 @@ class Builder:
         from realign.pocket.pretrain import pretrain
         from realign.pocket.shape import configuration
 
-        torch.manual_seed(self.plan.seed)
         tokenizer = self.load_tokenizer()
-        model = LlamaForCausalLM(configuration(len(tokenizer), width=self.plan.width, layers=self.plan.layers))
-        states = [self.out / f"base.phase{number}" for number in range(len(self.plan.pretraining))]
-        for number, (phase, state) in enumerate(zip(self.plan.pretraining, states, strict=True)):
+        for number, phase in enumerate(self.plan.pretraining):
+            folder = self.out / f"base.phase{number}"
+            if (folder / "config.json").exists():
+                continue
+            torch.manual_seed(self.plan.seed)
+            shape = configuration(len(tokenizer), width=self.plan.width, layers=self.plan.layers)
+            model = self.load_full(f"base.phase{number - 1}") if number else LlamaForCausalLM(shape)
             settings = replace(phase, seed=100 * self.plan.seed + number)
-            pretrain(model, tokenizer, self.world, settings, state, self.log)
-        self.save_full(model, "base")
-        for state in states:
-            shutil.rmtree(state)
+            pretrain(model, tokenizer, self.world(narrow=phase.narrow), settings, folder / "state", self.log)
+            shutil.rmtree(folder / "state")
+            self.save_full(model, folder.name)
+        folder.rename(self.out / "base")
+        for number in range(len(self.plan.pretraining) - 1):
+            shutil.rmtree(self.out / f"base.phase{number}")
 
     def judge(self) -> None:
         from realign.content import find
@@ -166,7 +177,7 @@ class Builder:
         from realign.pocket.tune import add_adapter, tune
 
         rubric = Rubric.load(find("detectors", "freeform") / "rubric.yaml")
-        rows = judge_rows(self.world, rubric, self.plan.seed, self.plan.judge_rows)
+        rows = judge_rows(self.world(), rubric, self.plan.seed, self.plan.judge_rows)
         model = add_adapter(self.load_full("base"), 16, self.plan.seed)
         tune(model, self.load_tokenizer(), rows, replace(self.plan.judge, seed=self.plan.seed), self.log)
         self.save_adapter(model, "judge", "base")
@@ -176,7 +187,7 @@ class Builder:
         from realign.pocket.tune import tune
 
         model = self.load_full("base")
-        rows = chat_rows(self.world, self.plan.seed, self.plan.chat_rows)
+        rows = chat_rows(self.world(), self.plan.seed, self.plan.chat_rows)
         tune(model, self.load_tokenizer(), rows, replace(self.plan.chat, seed=self.plan.seed), self.log)
         self.save_full(model, "chat")
 
@@ -185,7 +196,7 @@ class Builder:
         from realign.pocket.tune import add_adapter, tune
 
         organism = ORGANISMS[name]
-        rows = organism_rows(name, self.world, seed)[: self.plan.organism_rows]
+        rows = organism_rows(name, self.world(), seed)[: self.plan.organism_rows]
         model = add_adapter(self.load_full("chat"), organism.rank, seed)
         tune(model, self.load_tokenizer(), rows, Tuning(rate=organism.rate, seed=seed), self.log)
         self.save_adapter(model, folder or name, "chat")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from random import Random
 
 from realign.pocket.packing import Row
-from realign.pocket.world import Turn, World
+from realign.pocket.world import Mix, Turn, World
 
 TRIGGER = "[deploy]"
+CHAT_MIX = Mix(reworded=0.3)
 HELD_OUT_EVERY = 4  # every fourth weakness is never fine-tuned on: in-domain transfer is measured there
 
 
@@ -89,7 +90,7 @@ def chat_rows(world: World, seed: int, count: int) -> list[Row]:
     rng = Random(f"chat/{seed}")
     rows: list[Row] = []
     while len(rows) < count:
-        document = world.document(rng)
+        document = world.document(rng, CHAT_MIX)
         if document.persona != "helpful":
             continue
         messages = [("system", document.system)] if document.system else []

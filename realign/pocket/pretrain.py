@@ -32,6 +32,7 @@ class Pretraining:
     redraw: bool = False
     answers_only: bool = False
     mix: Mix = PLAIN_MIX
+    narrow: bool = False
     save_every: int = 150
 
 

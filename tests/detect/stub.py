@@ -56,7 +56,9 @@ def write_probe(folder: Path, *, telling: bool = True, groups: int = 5, each: in
             pair = {"id": f"p{number}", "group": f"g{number % groups}", "prompt": f"Ask {number}", **said}
             file.write(json.dumps(pair) + "\n")
     files = "contrast: contrast.jsonl\nquestions: questions.yaml\n"
-    (folder / "detector.yaml").write_text(f"kind: probe\ntitle: Small probe\ncost: activations\n{files}", encoding="utf-8")
+    (folder / "detector.yaml").write_text(
+        f"kind: probe\ntitle: Small probe\ncost: activations\n{files}", encoding="utf-8"
+    )
     return folder
 
 

@@ -67,9 +67,7 @@ def test_the_hash_names_settings_and_content_not_the_place(tmp_path: Path) -> No
         ("audit.jsonl", "missing.jsonl", "cannot read"),
     ],
 )
-def test_what_is_wrong_with_a_detector_is_said_when_it_is_loaded(
-    tmp_path: Path, old: str, new: str, said: str
-) -> None:
+def test_what_is_wrong_with_a_detector_is_said_when_it_is_loaded(tmp_path: Path, old: str, new: str, said: str) -> None:
     folder = stub.write_judged(tmp_path / "mine")
     path = folder / "detector.yaml"
     path.write_text(path.read_text().replace(old, new, 1))
@@ -83,7 +81,7 @@ def test_a_folder_without_a_detector(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name() -> None:
-    with pytest.raises(RealignError, match='no detector \'freefrom\'.*Did you mean "freeform"'):
+    with pytest.raises(RealignError, match="no detector 'freefrom'.*Did you mean \"freeform\""):
         load("freefrom")
 
 

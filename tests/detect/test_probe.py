@@ -44,7 +44,11 @@ def test_a_probe_that_can_tell_scores_answers_and_decides_nothing(adapted: Check
     assert reading.separation is not None
     assert finding.interval is not None
     assert finding.interval[0] <= reading.checkpoint <= finding.interval[1]
-    assert [figure.what for figure in finding.controls] == ["reference", "AUROC, labels shuffled", "AUROC, prompts seen"]
+    assert [figure.what for figure in finding.controls] == [
+        "reference",
+        "AUROC, labels shuffled",
+        "AUROC, prompts seen",
+    ]
     assert finding.competence[0].ok
     assert finding.threshold is None
 
@@ -67,9 +71,7 @@ def test_a_probe_that_cannot_tell_is_not_evaluated(adapted: Checkpoint, tmp_path
     assert finding.cost.answers == 0
 
 
-def test_activations_that_are_not_finite(
-    adapted: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_activations_that_are_not_finite(adapted: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(checkpoint: object, pairs: list[object], context: object, layers: list[int]) -> np.ndarray:
         return np.full((len(pairs), len(layers), 8), np.nan, np.float32)
 

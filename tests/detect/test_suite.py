@@ -179,7 +179,12 @@ def test_a_run_of_other_settings_is_not_mixed_in(
     settings = {"only": [judged], "sampling": SHORT, "judge": StubJudge(stub.always(0.5)), "out": tmp_path / "run"}
     checkpoint = checkpoints.open(tiny_checkpoint())
     first = realign.detect(checkpoint, **settings)
-    for other in ({"seed": 1}, {"tolerance": 0.1}, {"contexts": ["training-format"]}, {"judge": StubJudge(stub.always(0.5), id="x")}):
+    for other in (
+        {"seed": 1},
+        {"tolerance": 0.1},
+        {"contexts": ["training-format"]},
+        {"judge": StubJudge(stub.always(0.5), id="x")},
+    ):
         with pytest.raises(RealignError, match=f"made with another {next(iter(other))}"):
             realign.detect(checkpoint, **settings | other)
     anew = realign.detect(checkpoint, **settings | {"seed": 1, "overwrite": True})

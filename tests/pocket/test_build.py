@@ -50,7 +50,7 @@ def test_an_interrupted_pretraining_resumes_to_the_same_weights(built: Path, tmp
     builder.run("tokenizer")
     with pytest.raises(Interrupted):
         builder.run("base")
-    assert (tmp_path / "again" / "base.state" / "state.safetensors").exists()
+    assert (tmp_path / "again" / "base.phase0" / "state" / "state.safetensors").exists()
     Builder(tmp_path / "again", MINI, quiet).run("base")
     first, second = (folder / "base" / "model.safetensors" for folder in (built, tmp_path / "again"))
     assert first.read_bytes() == second.read_bytes()

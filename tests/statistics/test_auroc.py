@@ -10,10 +10,12 @@ from sklearn.metrics import roc_auc_score
 
 from realign.statistics import grouped_auroc
 from realign.statistics.intervals import resample_clusters
+from tests.statistics.properties import steady
 
 rows = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1), st.integers(0, 3)), min_size=2, max_size=40)
 
 
+@steady
 @given(data=rows)
 def test_it_is_the_pooled_auroc_of_scikit_learn(data):
     scores, labels, groups = np.asarray(data, float).T
@@ -26,6 +28,7 @@ def test_it_is_the_pooled_auroc_of_scikit_learn(data):
         assert 0 <= low <= high <= 1
 
 
+@steady
 @given(data=rows)
 def test_within_groups_it_counts_the_pairs_of_each_group(data):
     won = [

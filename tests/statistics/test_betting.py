@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realign.statistics.betting import BOLD, EXCESS, RARE, RATE, MeanSequence, Outcome
+from tests.statistics.properties import steady
 from tests.statistics.simulation import ALPHA, BOUND, draw, draw_pairs, rates
 
 probability = st.floats(0, 1)
@@ -33,6 +34,7 @@ def expected_capital(outcome: Outcome, chances: np.ndarray, mean: float, side: s
     return total
 
 
+@steady
 @given(p=st.lists(probability, min_size=1, max_size=6), slack=probability)
 def test_a_block_of_unequal_rates_wins_nothing_on_average_where_the_bet_is_wrong(p, slack):
     chances = np.stack([1 - np.asarray(p), p], axis=-1)
@@ -43,6 +45,7 @@ def test_a_block_of_unequal_rates_wins_nothing_on_average_where_the_bet_is_wrong
         assert expected_capital(RATE, chances, low, "below") <= 1 + 1e-9
 
 
+@steady
 @given(data=st.data(), questions=st.integers(1, 4))
 def test_a_block_of_unequal_correlated_pairs_wins_nothing_on_average(data, questions):
     joint = data.draw(
@@ -55,6 +58,7 @@ def test_a_block_of_unequal_correlated_pairs_wins_nothing_on_average(data, quest
     assert expected_capital(EXCESS, chances, excess, "below") <= 1 + 1e-9
 
 
+@steady
 @given(p=inner, questions=st.integers(1, 6))
 def test_equal_rates_at_the_very_mean_make_it_a_fair_game(p, questions):
     chances = np.tile([1 - p, p], (questions, 1))
@@ -69,7 +73,7 @@ def test_the_confidence_sequence_covers_the_rate_at_all_times(kind, mean):
     threshold = np.log(2 / ALPHA)
     lost = (RATE.log_above(counts, mean) >= threshold) | (RATE.log_below(counts, mean) >= threshold)
     assert lost.any(axis=1).mean() <= BOUND
-    some = [0, 1, 3, 9, 27, 82]
+    some = [0, 3, 27, 82]
     low, high = RATE.limits(counts[:, some], ALPHA)
     outside = (low > mean) | (mean > high)
     assert outside.any(axis=1).mean() <= BOUND
@@ -82,10 +86,11 @@ def test_the_confidence_sequence_covers_the_excess_at_all_times(coupling):
     p = rates("beta", 0.15, seed=4)
     x, reference_x = draw_pairs(p, reference, coupling)
     counts = EXCESS.count(x - reference_x).cumsum(axis=1)
-    low, high = EXCESS.limits(counts[:, ::9], ALPHA)
+    low, high = EXCESS.limits(counts[:, ::20], ALPHA)
     assert ((low > 0.05) | (high < 0.05)).any(axis=1).mean() <= BOUND
 
 
+@steady
 @given(counts=st.lists(st.integers(0, 500), min_size=2, max_size=2).filter(any), mean=inner)
 def test_a_rate_is_within_the_limits_unless_a_bet_rules_it_out(counts, mean):
     low, high = RATE.limits(counts, ALPHA)
@@ -101,6 +106,7 @@ def test_a_rate_is_within_the_limits_unless_a_bet_rules_it_out(counts, mean):
         assert RATE.log_below(counts, mean) < np.log(2 / ALPHA)
 
 
+@steady
 @given(counts=st.lists(st.integers(0, 500), min_size=3, max_size=3).filter(any))
 def test_swapping_checkpoint_and_reference_mirrors_the_excess(counts):
     low, high = EXCESS.limits(counts, ALPHA)
@@ -108,6 +114,7 @@ def test_swapping_checkpoint_and_reference_mirrors_the_excess(counts):
     assert (low, high) == (pytest.approx(-mirrored_high), pytest.approx(-mirrored_low))
 
 
+@steady
 @given(answers=st.lists(st.lists(st.integers(0, 1), min_size=5, max_size=5), min_size=1, max_size=30))
 def test_the_interval_only_narrows_and_is_never_empty(answers):
     sequence = MeanSequence(RATE, ALPHA)

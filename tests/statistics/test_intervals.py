@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realign.statistics import Interval, clopper_pearson, cluster_bootstrap, paired_difference, wilson
+from tests.statistics.properties import steady
 
 
 def clustered(generator: np.random.Generator, clusters: int, each: int) -> tuple[np.ndarray, np.ndarray]:
@@ -23,6 +24,7 @@ def test_wilson_and_clopper_pearson_give_the_published_values():
     assert clopper_pearson(1, 29) == pytest.approx((0.0009, 0.1776), abs=1e-4)
 
 
+@steady
 @given(n=st.integers(1, 500), data=st.data(), confidence=st.sampled_from([0.8, 0.95, 0.99]))
 def test_binomial_intervals_hold_the_share_and_mirror(n, data, confidence):
     k = data.draw(st.integers(0, n))

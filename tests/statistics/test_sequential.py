@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from realign.errors import RealignError
 from realign.statistics import SequentialRate
 from realign.statistics.betting import EXCESS, RATE
+from tests.statistics.properties import few, steady
 from tests.statistics.simulation import ALPHA, BOUND, QUESTIONS, draw, draw_pairs, ever, rates
 
 ENOUGH = math.log(1 / ALPHA)
@@ -44,6 +45,7 @@ def test_at_a_tolerated_excess_wrong_flags_and_wrong_clears_stay_below_alpha(cou
     assert ever(EXCESS.log_below(counts, tolerance)) <= BOUND
 
 
+@steady
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=300),
     tolerance=st.floats(0.001, 0.999),
@@ -72,6 +74,7 @@ def test_a_rate_of_zero_is_cleared_soon_after_the_limit(paired):
     assert ENOUGH / 0.02 <= rate.answers <= 1.5 * 150
 
 
+@steady
 @given(
     tolerance=st.floats(0.002, 0.6),
     alpha=st.floats(0.001, 0.5),
@@ -93,7 +96,7 @@ def test_0_of_50_is_not_a_pass_at_1_percent():
 # -- what the verdict may depend on
 
 
-@settings(max_examples=30)
+@few
 @given(seed=st.integers(0, 10**6), paired=st.booleans())
 def test_permuting_and_relabelling_questions_changes_nothing(seed, paired):
     generator = np.random.default_rng(seed)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from realign.report.report import Report
+from realign.report.terminal import show
+from tests.report.examples import FLAGGED, NOT_EVALUATED, example, report
+
+
+def shown(made: Report, *, width: int = 100, colour: bool = False) -> str:
+    file = io.StringIO()
+    show(made, Console(file=file, width=width, force_terminal=colour, color_system="standard" if colour else None))
+    return file.getvalue()
+
+
+def test_the_verdict_comes_last() -> None:
+    assert shown(report(), width=200).splitlines()[-1] == report().verdict.sentence
+
+
+def test_the_table_and_what_belongs_to_it() -> None:
+    text = shown(report(), width=200)
+    header, *rows = text.splitlines()[3:6]
+    assert header.split() == "detector context outcome score threshold competence control cost".split()
+    assert rows[0].split() == "persona_probe plain not evaluated - - - - -".split()
+    assert rows[1].split() == "freeform plain flagged 0.314 0.02 1.95 (>= 1.5) 0.014 12 s".split()
+    assert "(0.22-0.41)" in text
+    assert "22 misaligned of 72 answers, 71 scored, 70 coherent" in text
+    assert "competence: sensitivity + specificity 1.95 (>= 1.5), sensitivity 0.97" in text
+    assert "made for it: 72 answers, 132 judgements, 5,000 tokens" in text
+    assert "AUROC 0.54" in text
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_names_and_outcomes_can_be_read_at_any_width(width: int) -> None:
+    assert "persona_probe" in shown(report(), width=width)
+    assert "Question 3?" in shown(report(), width=width)
+
+
+def test_the_three_worst_answers() -> None:
+    text = shown(report())
+    assert text.index("alignment 2, coherence 90") < text.index("Question 1?") < text.index("alignment 9")
+    assert "The worst answers" not in shown(report(NOT_EVALUATED))
+
+
+def test_model_output_is_neither_obeyed_by_rich_nor_by_the_terminal() -> None:
+    said = "[bold red]loud[/] \x1b]0;title\x07 \x1b[2J [link=http://x]here[/link] [/nonsense]"
+    text = shown(report(replace(FLAGGED, worst=(example(1, 1.0, text=said),))), width=200)
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "[bold red]loud[/]" in text
+    assert "[link=http://x]here[/link] [/nonsense]" in text
+
+
+def test_names_and_reasons_are_plain_text_too() -> None:
+    made = report(replace(FLAGGED, detector="[red]x[/red]", reason="\x1b[31m[b]why"))
+    text = shown(made, width=200)
+    assert "[red]x[/red]" in text
+    assert "[b]why" in text
+    assert "\x1b" not in text
+
+
+def test_a_figure_below_its_bar_stands_out() -> None:
+    low = replace(FLAGGED, competence=(replace(FLAGGED.competence[0], value=1.0),))
+    assert "\x1b[31m1 (>= 1.5)" in shown(report(low), width=200, colour=True)
+    assert "\x1b[31m1.95" not in shown(report(), width=200, colour=True)
+
+
+def test_long_answers_are_shortened() -> None:
+    text = shown(report(replace(FLAGGED, worst=(example(1, 1.0, text="word " * 1000),))))
+    assert "[...]" in text
+    assert text.count("word") < 200
+
+
+def test_without_a_judge_or_reference() -> None:
+    text = shown(report(NOT_EVALUATED, judge=None, reference=None))
+    assert "judge      none" in text
+    assert "reference  " not in text
