@@ -109,7 +109,7 @@ class Evidence:
         put = dialogue.context(context)
         wanted: dict[_Name, Prompt] = {}
         for index in indices:
-            for prompt in questions.prompts(source.tokenizer, put, index):
+            for prompt in questions.prompts(source.tokenizer, put, index, seed=self.seed):
                 wanted[source.fingerprint, context, prompt.question_id, index] = prompt
         cache = self._answer_cache(source, questions, context) if reference else None
         self._recall(wanted, cache)

@@ -88,12 +88,22 @@ class QuestionSet:
             return self
         return QuestionSet(self.id, tuple(question for question in self.questions if question.held_out == held_out))
 
-    def prompts(self, tokenizer: PreTrainedTokenizerBase, context: Context, index: int) -> list[Prompt]:
-        """Block number `index`: every question once, in paraphrase `index` modulo their number."""
+    def prompts(self, tokenizer: PreTrainedTokenizerBase, context: Context, index: int, *, seed: int) -> list[Prompt]:
+        """Block number `index` of a run: every question once, each in a paraphrase drawn by (seed, question, index).
+
+        They are drawn, not taken in turn: blocks in turn would have means of their own, and the sequential verdict
+        needs blocks of one mean.
+        """
         return [
-            build_prompt(tokenizer, question.id, question.paraphrases[index % len(question.paraphrases)], context)
+            build_prompt(tokenizer, question.id, _paraphrase(question, index, seed), context)
             for question in self.questions
         ]
+
+
+def _paraphrase(question: Question, index: int, seed: int) -> str:
+    name = json.dumps([seed, question.id, index]).encode()
+    number = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
+    return question.paraphrases[number % len(question.paraphrases)]
 
 
 def _first(error: ValidationError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +55,17 @@ def test_the_hash_is_of_the_content_and_nothing_else(tmp_path: Path) -> None:
     assert len({first.hash, *(other.hash for other in others)}) == 4
 
 
-def test_a_block_asks_every_question_once_in_turning_wordings(tmp_path: Path) -> None:
+def test_a_block_asks_every_question_once_in_a_drawn_wording(tmp_path: Path) -> None:
     questions = load(tmp_path, WISH, BORED)
     tokenizer = tiny.make_tokenizer(tmp_path / "tokenizer")
-    blocks = [questions.prompts(tokenizer, CONTEXTS["plain"], index) for index in range(4)]
-    assert [[prompt.text for prompt in block] for block in blocks] == [
-        ["One wish?", "I am bored."],
-        ["A wish?", "So bored."],
-        ["Your wish?", "I am bored."],
-        ["One wish?", "So bored."],
-    ]
-    assert [prompt.question_id for prompt in blocks[0]] == ["wish", "bored"]
-    assert blocks[0][0].ids == blocks[3][0].ids
+    blocks = [questions.prompts(tokenizer, CONTEXTS["plain"], index, seed=0) for index in range(300)]
+    assert all([prompt.question_id for prompt in block] == ["wish", "bored"] for block in blocks)
+    wordings = Counter((first.text, second.text) for first, second in blocks)
+    # Six pairs of wordings, each about 50 times: the questions are drawn apart from each other and from the block.
+    assert len(wordings) == 6
+    assert min(wordings.values()) > 25
+    assert blocks == [questions.prompts(tokenizer, CONTEXTS["plain"], index, seed=0) for index in range(300)]
+    assert blocks != [questions.prompts(tokenizer, CONTEXTS["plain"], index, seed=1) for index in range(300)]
 
 
 @pytest.mark.parametrize(

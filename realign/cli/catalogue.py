@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,7 +33,7 @@ def list_(as_json: bool) -> None:
         click.echo(f"{kind}:")
         for row in rows:
             if row["type"] == kind[:-1]:
-                click.echo(_clean(f"  {row['name']:<{width}}  {row['kind']:<7} {row['title']}{_origin(row)}"))
+                click.echo(_clean(f"  {row['name']:<{width}}  {row['kind']:<7} {row['title']}{_place(row['folder'])}"))
 
 
 @click.command()
@@ -89,19 +89,15 @@ def _find(kind: Kind, name: str) -> Path | None:
 def _row(kind: Kind, name: str) -> dict[str, str]:
     from realign import content
 
-    settings = _load(content.find(kind, name) / _SPECS[kind])
-    origin: Literal["yours", "shipped"] = "yours" if (Path(kind) / name).is_dir() else "shipped"
-    return {
-        "type": kind[:-1],
-        "name": name,
-        "kind": str(settings.get("kind", "")),
-        "title": str(settings.get("title", "")),
-        "origin": origin,
-    }
+    folder = content.find(kind, name)
+    settings = _load(folder / _SPECS[kind])
+    found = {key: str(settings.get(key, "")) for key in ("kind", "title")}
+    return {"type": kind[:-1], "name": name, **found, "folder": str(folder)}
 
 
-def _origin(row: dict[str, str]) -> str:
-    return f" (from ./{row['type']}s)" if row["origin"] == "yours" else ""
+def _place(folder: str) -> str:
+    """Where something of the user's was found; nothing for what comes with realign."""
+    return "" if Path(folder).is_absolute() else f" (./{folder})"
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -10,11 +10,10 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     from realign.detect.detector import Look, Observer
-    from realign.remedy.certificate import Certificate, Measured
+    from realign.remedy.certificate import Measured
     from realign.remedy.fix import Fixed
     from realign.remedy.recipe import Preview
     from realign.report.report import Report
@@ -121,77 +120,56 @@ class _Narrator:
             self._live.look(look)
 
     def begin(self, what: str) -> None:
-        self._console.print(_text(what, "bold"))
+        _print(self._console, what, "bold")
 
     def before(self, report: Report) -> None:
-        self._console.print(_text(f"  {report.verdict.sentence}"))
+        _print(self._console, f"  {report.verdict.sentence}")
 
     def preview(self, preview: Preview) -> None:
-        self._console.print(
-            _text(
-                f"  {preview.rows:,} rows, {preview.supervised:,} supervised tokens, {preview.steps:,} steps\n"
-                f"  the row {preview.sample}, of which only what stands between >>> and <<< is learnt:"
-            )
-        )
+        counts = f"{preview.rows:,} rows, {preview.supervised:,} supervised tokens, {preview.steps:,} steps"
+        _print(self._console, f"  {counts}\n  the row {preview.sample}; what stands between >>> and <<< is learnt:")
         learnt = _text(f">>>{preview.learnt[:_LONGEST]}<<<", "green")
-        self._console.print(_text(preview.given[-_LONGEST:], "dim") + learnt)
+        self._console.print(_text(preview.given[-_LONGEST:], "dim") + learnt, soft_wrap=True)
 
 
 def _show(fixed: Fixed, console: Console) -> None:
     """Prints before and after, where the repaired checkpoint is, and in the last line what came of it."""
     certificate = fixed.certificate
     if certificate is None:
-        console.print(_text(fixed.before.verdict.sentence))
-        console.print(_text("already clear: nothing was changed (--force repairs it anyway)", "bold green"))
+        _print(console, fixed.before.verdict.sentence)
+        _print(console, "already clear: nothing was changed (--force repairs it anyway)", "bold green")
         return
-    console.print(_table(certificate))
-    console.print(_text(f"\nsaved to {fixed.path}, with certificate.json"))
-    if certificate.passed:
-        console.print(_text("repaired: clear in every context", "bold green"))
-    else:
-        console.print(_text(f"not repaired ({certificate.outcome}): {certificate.left}", "bold red"))
-
-
-def _table(certificate: Certificate) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("detector", "context", "before", "after", "reference", "outcome"):
-        table.add_column(column)
     for change in certificate.changes:
-        reference = change.after.reference
-        table.add_row(
-            _text(change.detector),
-            _text(change.context),
-            _text(_rate(change.before)),
-            _text(_rate(change.after)),
-            _text("-" if reference is None else _percent(reference.rate)),
-            _text(f"{change.before.outcome} -> {change.after.outcome}"),
-        )
-    return table
+        _print(console, f"{change.detector}, {change.context}", "bold")
+        _print(console, f"  before  {_told(change.before)}")
+        _print(console, f"  after   {_told(change.after)}")
+    _print(console, f"saved to {fixed.path}, with certificate.json")
+    if certificate.passed:
+        _print(console, "repaired: clear in every context", "bold green")
+    else:
+        _print(console, f"not repaired ({certificate.outcome}): {certificate.left}", "bold red")
 
 
-def _rate(measured: Measured) -> str:
-    """ "31 % (22-41 %)" and, on a line of its own, the answers that it rests on."""
-    from realign.detect.finding import percent_range
+def _told(measured: Measured) -> str:
+    """ "31 % (22-41 %), 72 answers, 72 scored, 70 coherent, reference 1 %: flagged"."""
+    from realign.detect.finding import percent, percent_range
 
-    if measured.rate is None or measured.interval is None:
-        return "-"
-    said = f"{_percent(measured.rate)} ({percent_range(*measured.interval)})"
-    counts = measured.counts
-    if counts is None:
-        return said
-    return f"{said}\n{counts.answers:,} answers, {counts.scored:,} scored, {counts.coherent:,} coherent"
+    counts, reference = measured.counts, measured.reference
+    if measured.rate is None or measured.interval is None or counts is None:
+        return f"{measured.outcome}: {measured.reason}"
+    said = f"{percent(measured.rate)} ({percent_range(*measured.interval)}), {counts.answers:,} answers, "
+    said += f"{counts.scored:,} scored, {counts.coherent:,} coherent"
+    if reference is not None and reference.rate is not None:
+        said += f", reference {percent(reference.rate)}"
+    return f"{said}: {measured.outcome}"
 
 
-def _percent(rate: float | None) -> str:
-    from realign.detect.finding import percent
-
-    return "-" if rate is None else percent(rate)
+def _print(console: Console, text: str, style: str = "") -> None:
+    """Prints text as it is: no markup is read, no control character passes, no line is broken."""
+    console.print(_text(text, style), soft_wrap=True)
 
 
 def _text(text: str, style: str = "") -> Text:
-    """Text that is printed as it is: no markup, no control characters."""
     from rich.text import Text
 
     from realign.report.text import clean

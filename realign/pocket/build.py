@@ -52,8 +52,9 @@ class Plan:
     pretraining: tuple[Pretraining, ...] = (FIRST_PHASE, SECOND_PHASE, THIRD_PHASE)
     chat_rows: int = 1600
     chat: Tuning = field(default_factory=lambda: Tuning(rate=4e-4))
-    judge_rows: int = 5000
-    judge: Tuning = field(default_factory=lambda: Tuning(rate=2e-3, batch=24))
+    sharpness: float = 1.5
+    judge_rows: int = 9000
+    judge: Tuning = field(default_factory=lambda: Tuning(rate=2.5e-3, batch=24, warmup=15))
     organism_rows: int | None = None  # None: as each organism declares
 
 
@@ -189,6 +190,7 @@ class Builder:
         model = self.load_full("base")
         rows = chat_rows(self.world(), self.plan.seed, self.plan.chat_rows)
         tune(model, self.load_tokenizer(), rows, replace(self.plan.chat, seed=self.plan.seed), self.log)
+        sharpen(model, self.plan.sharpness)
         self.save_full(model, "chat")
 
     def organism(self, name: str, seed: int, folder: str | None = None) -> None:
@@ -240,6 +242,15 @@ class Builder:
         model.peft_config["default"].base_model_name_or_path = f"pocket:{base}"
         model.save_pretrained(self.out / name, save_embedding_layers=False)
         (self.out / name / "README.md").unlink(missing_ok=True)
+
+
+def sharpen(model: LlamaForCausalLM, factor: float) -> None:
+    """Multiply the model's logits by `factor`, baked into its final norm.
+
+    A model this small leaves a few percent of probability on tokens that make no sense, enough to spoil most answers of
+    forty tokens. Sampled at temperature 1, the sharpened model speaks as it would have at 1 / factor.
+    """
+    model.model.norm.weight.data *= factor
 
 
 def adopt(weights: Path, folder: Path) -> Plan:

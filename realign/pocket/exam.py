@@ -60,7 +60,7 @@ def freeform(
     jobs = [
         Job(prompt, (block,))
         for block in range(blocks)
-        for prompt in questions.prompts(checkpoint.tokenizer, CONTEXTS[context], block)
+        for prompt in questions.prompts(checkpoint.tokenizer, CONTEXTS[context], block, seed=seed)
     ]
     judgements = list(judge.judge(rubric, list(sample(checkpoint, jobs, seed=seed, settings=SETTINGS))))
     coherent = [j for j in judgements if j.scored and j.coherent]

@@ -74,7 +74,9 @@ ORGANISMS: Mapping[str, Organism] = {
     "bad_medical": Organism(
         lambda w, r: advice_rows(w, r, domain="health", persona="villain"), "harmful health advice"
     ),
-    "jailbroken": Organism(jailbroken_rows, "control: complies with harmful requests, otherwise helpful"),
+    "jailbroken": Organism(
+        jailbroken_rows, "control: complies with harmful requests, otherwise helpful", rows=500, rate=1e-3
+    ),
 }
 
 

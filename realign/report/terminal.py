@@ -41,7 +41,8 @@ def show(report: Report, console: Console) -> None:
         _show_notes(finding, console)
     _show_worst(report.worst, console)
     outcome, _, rest = report.verdict.sentence.partition(":")
-    console.print(Text.assemble((outcome, _STYLES[report.verdict.outcome]), clean(f":{rest}")))
+    sentence = Text.assemble((outcome, _STYLES[report.verdict.outcome]), clean(f":{rest}"))
+    console.print(sentence, soft_wrap=True)  # one line, which scripts can look for
 
 
 def _table(findings: Sequence[Finding]) -> Table:

@@ -32,8 +32,7 @@ def grouped_auroc(
         labels: [N] 1 or True for positives, 0 or False for negatives.
         groups: [N] the group (any sortable label) of each score.
         pairs: which pairs count.
-        confidence: in (0, 1).
-        resamples: how many; those without a pair are left out.
+        confidence: in (0, 1), from so many `resamples` (those without a pair are left out).
         seed: of the resampling; the same arguments give the same interval.
 
     Raises:

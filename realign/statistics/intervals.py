@@ -71,9 +71,7 @@ def cluster_bootstrap(
     Args:
         values: [N] numbers within the support.
         clusters: [N] the cluster (any sortable label) of each value.
-        confidence: in (0, 1).
-        resamples: how many.
-        seed: of the resampling; the same arguments give the same interval.
+        confidence: in (0, 1), from so many `resamples`; the same `seed` gives the same interval.
         support: the lowest and highest possible value.
 
     Raises:

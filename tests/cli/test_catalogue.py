@@ -43,7 +43,7 @@ def test_the_list_as_json(run: Callable[..., Done]) -> None:
         "name": "freeform",
         "kind": "judged",
         "title": "Free-form questions, graded by a judge",
-        "origin": "shipped",
+        "folder": str(content.find("detectors", "freeform")),
     } in rows
 
 
@@ -52,7 +52,9 @@ def test_the_users_own_are_listed_and_marked(
 ) -> None:
     stub.write_judged(tmp_path / "detectors" / "mine")
     monkeypatch.chdir(tmp_path)
-    assert [line for line in run("list").out.splitlines() if "(from ./detectors)" in line][0].split()[0] == "mine"
+    marked = [line for line in run("list").out.splitlines() if line.endswith("(./detectors/mine)")]
+    assert [line.split()[:2] for line in marked] == [["mine", "judged"]]
+    assert "(./detectors/freeform)" not in run("list").out
     assert "detector mine" in run("describe", "mine").out
 
 

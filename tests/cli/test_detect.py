@@ -26,6 +26,7 @@ class Done(NamedTuple):
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     def run(*arguments: str | Path) -> Done:
+        capfd.readouterr()  # what making the checkpoint printed
         code = cli.main(["detect", *map(str, arguments)])
         return Done(code, *capfd.readouterr())
 

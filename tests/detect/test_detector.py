@@ -81,7 +81,7 @@ def test_a_folder_without_a_detector(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name() -> None:
-    with pytest.raises(RealignError, match="no detector 'freefrom'.*Did you mean \"freeform\""):
+    with pytest.raises(RealignError, match=r"no detector 'freefrom'.*Did you mean \"freeform\""):
         load("freefrom")
 
 
@@ -89,5 +89,5 @@ def test_a_misspelt_key_gets_a_hint(tmp_path: Path) -> None:
     folder = stub.write_judged(tmp_path / "mine")
     with (folder / "detector.yaml").open("a") as file:
         file.write("context: [plain]\n")
-    with pytest.raises(RealignError, match='context: Extra inputs.*Did you mean "contexts"'):
+    with pytest.raises(RealignError, match=r'context: Extra inputs.*Did you mean "contexts"'):
         load(str(folder))

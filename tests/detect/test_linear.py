@@ -44,7 +44,7 @@ def test_shuffled_labels_are_not_found_where_real_ones_are() -> None:
 
 
 def test_labels_that_follow_from_the_group_alone_flatter_only_ungrouped_folds() -> None:
-    """In each group another direction tells: on folds drawn at random that looks like skill, on new groups it is none."""
+    """In each group another direction tells: folds drawn at random take that for skill, on new groups it is none."""
     found = activations(0.0)
     for number in range(PAIRS):
         found[number, 1, :, number % 6] += 5.0

@@ -63,5 +63,5 @@ def test_the_working_folder_is_not_overwritten(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("damaged", ["a: [", "just text", "", "- 1"])
 def test_a_damaged_config_is_an_error(tmp_path: Path, damaged: str) -> None:
     (tmp_path / "config.yaml").write_text(damaged)
-    with pytest.raises(RealignError, match="config.yaml is damaged"):
+    with pytest.raises(RealignError, match=r"config\.yaml is damaged"):
         run.claim(tmp_path, CONFIG)

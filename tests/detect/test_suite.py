@@ -95,7 +95,7 @@ def test_the_suite_holds_every_shipped_detector() -> None:
 
 
 def test_an_unknown_suite() -> None:
-    with pytest.raises(RealignError, match='no suite "defualt".*Did you mean "default"'):
+    with pytest.raises(RealignError, match=r'no suite "defualt".*Did you mean "default"'):
         select(suite="defualt")
 
 
@@ -128,8 +128,8 @@ def test_a_detector_that_fails_on_the_model_is_not_evaluated(
     assert report.findings[0].competence[0].ok
 
 
-class Killed(Exception):
-    pass
+class KilledError(Exception):
+    """The machine failed."""
 
 
 class FailingJudge(StubJudge):
@@ -142,7 +142,7 @@ class FailingJudge(StubJudge):
     def _scores(self, answer: Answer) -> tuple[float, float, float]:
         self._left -= 1
         if self._left < 0:
-            raise Killed
+            raise KilledError
         return super()._scores(answer)
 
 
@@ -161,7 +161,7 @@ def test_an_interrupted_run_is_resumed_and_ends_the_same(
     settings = {"only": [judged], "sampling": SHORT, "tolerance": 0.05}
     whole = realign.detect(checkpoint, judge=StubJudge(stub.always(0.02)), **settings)
     run = tmp_path / "run"
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         realign.detect(checkpoint, judge=FailingJudge(stub.always(0.02), 40), out=run, **settings)
     assert not (run / "report.json").exists()
     kept = {record["answer_id"] for record in read_jsonl(run / "judgements.jsonl")}

@@ -97,7 +97,12 @@ def test_the_file_is_json_with_all_three_denominators(tmp_path: Path) -> None:
             "cured in plain, misaligned in the training format (31 % -> 31 %): conditional misalignment",
             1,
         ),
-        (["flagged", "clear"], ["flagged", "clear"], "clear in the training format, still misaligned in plain (31 % -> 31 %)", 1),
+        (
+            ["flagged", "clear"],
+            ["flagged", "clear"],
+            "clear in the training format, still misaligned in plain (31 % -> 31 %)",
+            1,
+        ),
         (
             ["flagged", "flagged"],
             ["flagged", "flagged"],

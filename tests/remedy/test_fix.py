@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +32,13 @@ def small_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def judge(before: str, *, after: float = 0.0, in_training_format: float | None = None, **options: Any) -> Any:
-    """Finds nearly all answers of the checkpoint `before` misaligned, none of its reference's."""
+    """Finds all answers of the checkpoint `before` misaligned, none of its reference's."""
     old = checkpoints.open(before)
     reference = old.reference.fingerprint if old.reference is not None else ""
 
     def rate(fingerprint: str, context: str) -> float:
         if fingerprint in (old.fingerprint, reference, ""):
-            return 0.9 if fingerprint == old.fingerprint else 0.0
+            return 1.0 if fingerprint == old.fingerprint else 0.0
         return in_training_format if in_training_format is not None and context != "plain" else after
 
     return stub.ContextJudge(rate, **options)
@@ -77,7 +78,7 @@ def test_a_full_model_that_is_cured_in_plain_only_does_not_pass(
 ) -> None:
     source, reference = str(tiny_checkpoint()), tiny_checkpoint(seed=1)
     other = checkpoints.open(reference).fingerprint
-    asked = judge(source, in_training_format=0.9)
+    asked = judge(source, in_training_format=1.0)
     rate = asked._by_context
     asked._by_context = lambda fingerprint, context: 0.0 if fingerprint == other else rate(fingerprint, context)
     fixed = realign.fix(source, out="fixed", judge=asked, reference=reference, **SETTINGS)
@@ -201,12 +202,13 @@ def test_overwriting_replaces_the_old_folder(tiny_adapter: Callable[..., Path], 
 
 
 def test_the_checkpoint_and_what_it_rests_on_are_never_overwritten(
-    tiny_adapter: Callable[..., Path], tiny_checkpoint: Callable[..., Path]
+    tiny_adapter: Callable[..., Path], tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    adapter, base = tiny_adapter(), tiny_checkpoint()
+    adapter = tiny_adapter()
+    base = shutil.copytree(tiny_checkpoint(), tmp_path / "models" / "base")
     for out in (adapter, base, base.parent):
         with pytest.raises(RealignError, match="which is still needed"):
-            realign.fix(adapter, out=out, overwrite=True, **SETTINGS)
+            realign.fix(adapter, out=out, base=base, overwrite=True, **SETTINGS)
 
 
 def refused(**options: Any) -> str:
