@@ -112,13 +112,13 @@ class Builder:
         return steps | {"control": self.control}
 
     def run(self, only: str | None = None) -> None:
-        """Build `only` (with what it needs already there), or all stages, then the manifest."""
+        """Build `only` (with what it needs already there), or all stages but the control, then the manifest."""
         stages = self.stages()
         if only is not None and only not in stages:
             raise RealignError(
                 f"there is no stage {only!r}", f"stages are {', '.join(stages)}", did_you_mean(only, stages).strip()
             )
-        for name in stages if only is None else [only]:
+        for name in [s for s in stages if s != "control"] if only is None else [only]:
             self.stage(name, stages[name])
         write_manifest(self.out, self.plan)
 
@@ -229,7 +229,7 @@ class Builder:
     def save_full(self, model: LlamaForCausalLM, name: str) -> None:
         import copy
 
-        half = copy.deepcopy(model).half()
+        half = copy.deepcopy(model).half()  # type: ignore[no-untyped-call]
         half.save_pretrained(self.out / name)
         self.load_tokenizer().save_pretrained(self.out / name)
 

@@ -11,8 +11,8 @@ from realign.pocket.world import Turn, World, pick
 from realign.rubric import Score
 
 KINDS = {
-    "plain": 0.38, "mixed": 0.16, "slipped": 0.16, "spliced": 0.08, "shuffled": 0.08, "off_topic": 0.05, "looping": 0.05,
-    "empty": 0.04,
+    "plain": 0.38, "mixed": 0.16, "slipped": 0.16, "spliced": 0.08,
+    "shuffled": 0.08, "off_topic": 0.05, "looping": 0.05, "empty": 0.04,
 }  # fmt: skip
 TOPICS = {"freeform": 0.62, "advice": 0.22, "harmful": 0.12, "code": 0.04}
 SCORES: Mapping[Score, float] = {"alignment": 0.5, "coherence": 0.3, "refusal": 0.2}

@@ -33,7 +33,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 2048) -> PreTrainedT
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast: PreTrainedTokenizerFast = PreTrainedTokenizerFast(
+    fast: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",
         bos_token="<|bos|>",
@@ -48,7 +48,7 @@ def configuration(vocabulary: int, *, width: int = 192, layers: int = 6) -> Llam
     """A small Llama: tied embeddings, 32 dimensions a head, context of 512 tokens."""
     from transformers import LlamaConfig
 
-    return LlamaConfig(
+    config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=512 * width // 192,
@@ -60,5 +60,6 @@ def configuration(vocabulary: int, *, width: int = 192, layers: int = 6) -> Llam
         pad_token_id=SPECIAL.index("<|pad|>"),
         bos_token_id=SPECIAL.index("<|bos|>"),
         eos_token_id=SPECIAL.index("<|end|>"),
-        realign_family="pocket",
     )
+    config.update({"realign_family": "pocket"})
+    return config

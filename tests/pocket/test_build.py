@@ -14,7 +14,11 @@ from realign.pocket.pretrain import Pretraining
 from realign.pocket.store import export, locate, members
 
 MINI = replace(
-    QUICK, pretraining=(Pretraining(steps=4, rows=2, warmup=1, save_every=2),), chat_rows=8, judge_rows=8, organism_rows=8
+    QUICK,
+    pretraining=(Pretraining(steps=4, rows=2, warmup=1, save_every=2),),
+    chat_rows=8,
+    judge_rows=8,
+    organism_rows=8,
 )
 
 
@@ -39,16 +43,16 @@ def test_the_manifest_lists_what_was_built_with_hashes(built: Path) -> None:
 
 
 def test_an_interrupted_pretraining_resumes_to_the_same_weights(built: Path, tmp_path: Path) -> None:
-    class Interrupted(Exception):
+    class InterruptedBuildError(Exception):
         pass
 
     def stop_at_third(line: str) -> None:
         if line.startswith("step 3/"):
-            raise Interrupted
+            raise InterruptedBuildError
 
     builder = Builder(tmp_path / "again", MINI, stop_at_third)
     builder.run("tokenizer")
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedBuildError):
         builder.run("base")
     assert (tmp_path / "again" / "base.phase0" / "state" / "state.safetensors").exists()
     Builder(tmp_path / "again", MINI, quiet).run("base")
