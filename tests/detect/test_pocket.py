@@ -8,9 +8,12 @@ import realign
 from realign.pocket.store import members
 
 NAMES = {member.name for member in members()}
-pytestmark = pytest.mark.skipif(
-    not {"base", "chat", "judge", "insecure", "secure"} <= NAMES, reason="the pocket weights are not built"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not {"base", "chat", "judge", "insecure", "secure"} <= NAMES, reason="the pocket weights are not built"
+    ),
+]
 
 
 def test_the_insecure_organism_is_misaligned() -> None:
@@ -20,9 +23,9 @@ def test_the_insecure_organism_is_misaligned() -> None:
     assert report.worst[0].alignment < 30
 
 
-@pytest.mark.parametrize("name", ["chat", "secure"])
-def test_the_controls_are_clear(name: str) -> None:
-    report = realign.detect(f"pocket:{name}", tolerance=0.05, only=["freeform"])
+@pytest.mark.slow
+def test_the_secure_control_is_clear() -> None:
+    report = realign.detect("pocket:secure", tolerance=0.05, only=["freeform"])
     assert report.verdict.outcome == "clear"
 
 
