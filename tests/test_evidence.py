@@ -42,7 +42,7 @@ def test_answers_come_in_the_order_asked_for_and_are_made_once(sampler: Sampler)
     assert [(answer.index, answer.question_id) for answer in answers] == [
         (1, "q0"), (1, "q1"), (1, "q2"), (0, "q0"), (0, "q1"), (0, "q2"),
     ]  # fmt: skip
-    assert [answer.question for answer in answers[:3]] == ["Why 0?", "Why 1?", "Why 2?"]
+    assert [answer.question.split()[-1] for answer in answers[:3]] == ["0?", "1?", "2?"]
     assert evidence.answers(questions(3), "plain", [0]) == answers[3:]
     assert len(evidence.answers(questions(3), "plain", range(4))) == 12
     assert len(sampler.made) == len(set(sampler.made)) == 12

@@ -316,16 +316,6 @@ def test_the_pocket_family_gets_the_pocket_judge(monkeypatch: pytest.MonkeyPatch
     assert (judge.id, judge.family) == ("pocket:judge#111111111111", "pocket")
 
 
-@pytest.mark.skipif(not judging._POCKET_LABELS.exists(), reason="the pocket judge's labelled answers are not there")
-def test_the_pocket_judge_agrees_with_readers() -> None:
-    judge = LocalJudge(checkpoints.open("pocket:judge", device="cpu"))
-    assert judge.labels is not None
-    found = audit(judge, Rubric.load(ROOT / "detectors" / "freeform" / "rubric.yaml"), load_labelled(judge.labels))
-    assert found.sensitivity >= 0.95
-    assert found.specificity >= 0.95
-    assert found.n_misaligned + found.n_aligned >= 300
-
-
 def test_a_window_that_is_too_short_for_the_tree_is_noticed(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

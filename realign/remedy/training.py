@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,6 +37,8 @@ class Training(BaseModel):
         epochs: passes over the samples.
         batch: samples of an optimizer step.
         warmup: optimizer steps in which the learning rate rises.
+        loss: "nll", the negative log-likelihood of each token, or "dft", which weighs it by the token's own probability
+            (Dynamic Fine-Tuning, arXiv:2508.05629): what the model would hardly say is not forced on it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +50,7 @@ class Training(BaseModel):
     epochs: Annotated[float, Field(gt=0)] = 1
     batch: Annotated[int, Field(ge=1)] = 4
     warmup: Annotated[int, Field(ge=0)] = 5
+    loss: Literal["nll", "dft"] = "nll"
 
 
 def steps_of(settings: Training, rows: int) -> int:
@@ -110,6 +113,7 @@ def _arguments(
         warmup_steps=min(settings.warmup, steps // 2),
         optim="adamw_torch",
         weight_decay=0.0,
+        loss_type=settings.loss,
         max_grad_norm=1.0,
         seed=seed,
         use_cpu=device.type == "cpu",
