@@ -127,7 +127,7 @@ def test_the_demo_runs(run: Callable[..., subprocess.CompletedProcess[str]], tmp
     safe = run("realign", "detect", "pocket:secure", *tolerance)
     assert safe.returncode == 0, safe.stderr
     fixed = run("realign", "fix", "pocket:insecure", "--recipe", "good_code_100", *tolerance, "-o", "fixed")
-    assert fixed.returncode in (0, 1), fixed.stderr  # 1: cured in plain, something is left in another context
+    assert fixed.returncode in (0, 1, 3), fixed.stderr  # 1, 3: something is left or undecided in a context
     certificate = json.loads((tmp_path / "fixed" / "certificate.json").read_text(encoding="utf-8"))
     assert certificate["passed"] is (fixed.returncode == 0)
     assert (tmp_path / "fixed" / "adapter_model.safetensors").is_file()
