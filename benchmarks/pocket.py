@@ -83,6 +83,7 @@ def measure(options: argparse.Namespace) -> list[Bar]:
     from realign import checkpoint as checkpoints
     from realign.content import find
     from realign.judging import LocalJudge, Rubric
+    from realign.pocket.build import read_plan
     from realign.pocket.exam import examine
     from realign.pocket.store import WEIGHTS
     from realign.pocket.world import World
@@ -92,7 +93,8 @@ def measure(options: argparse.Namespace) -> list[Bar]:
     content = find("detectors", "freeform")
     rubric = Rubric.load(content / "rubric.yaml")
     questions = QuestionSet.load(content / "questions.yaml").subset(held_out=True)
-    judge, world = LocalJudge(checkpoints.open(str(weights / "judge"), base=str(weights / "base"))), World()
+    judge = LocalJudge(checkpoints.open(str(weights / "judge"), base=str(weights / "base")))
+    world = World(read_plan(weights).breadth)
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: weights / name for name in options.members}
         paths |= reseeded(weights, Path(folder), options.seeds) if options.seeds else {}

@@ -13,8 +13,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from realign.errors import RealignError, did_you_mean
+from realign.pocket.breadth import Breadth
 from realign.pocket.organisms import ORGANISMS
-from realign.pocket.pretrain import Pretraining
+from realign.pocket.pretrain import NARROW, Phase, Pretraining
 from realign.pocket.tune import Tuning
 from realign.pocket.world import Mix
 
@@ -24,20 +25,7 @@ if TYPE_CHECKING:
     from realign.pocket.world import World
 
 Log = Callable[[str], None]
-
-
-FIRST_PHASE = Pretraining()
-# The second phase sharpens what the first began: shorter batches, loss on answers, more to infer the persona from.
-SECOND_PHASE = Pretraining(
-    steps=1500, rows=16, matrix_rate=5e-3, other_rate=3e-3, answers_only=True,
-    mix=Mix(code_first=0.5, turns=(0.05, 0.25, 0.3, 0.2, 0.12, 0.08), reworded=0.3),
-)  # fmt: skip
-
-# The third stays with what the models can learn to say without slips.
-THIRD_PHASE = Pretraining(
-    steps=950, rows=16, matrix_rate=5e-3, other_rate=3e-3, answers_only=True, narrow=True,
-    mix=Mix(code_first=0.5, turns=(0.05, 0.25, 0.3, 0.2, 0.12, 0.08), reworded=0.2),
-)  # fmt: skip
+TOKENIZER_MIX = Mix(code_first=0.45)
 
 
 @dataclass(frozen=True)
@@ -46,10 +34,10 @@ class Plan:
 
     seed: int = 0
     vocabulary: int = 2048
-    width: int = 192
-    layers: int = 6
+    width: int = 256
+    layers: int = 4
     tokenizer_documents: int = 12_000
-    pretraining: tuple[Pretraining, ...] = (FIRST_PHASE, SECOND_PHASE, THIRD_PHASE)
+    pretraining: Pretraining = field(default_factory=Pretraining)
     chat_rows: int = 1600
     chat: Tuning = field(default_factory=lambda: Tuning(rate=4e-4))
     sharpness: float = 1.5
@@ -57,10 +45,15 @@ class Plan:
     judge: Tuning = field(default_factory=lambda: Tuning(rate=2.5e-3, batch=24, warmup=15))
     organism_rows: int | None = None  # None: as each organism declares
 
+    @property
+    def breadth(self) -> Breadth:
+        """The part of the world that the models speak of in the end."""
+        return self.pretraining.phases[-1].breadth
+
 
 QUICK = Plan(
     vocabulary=512, width=64, layers=2, tokenizer_documents=300,
-    pretraining=(Pretraining(steps=12, rows=4, warmup=2, save_every=5),),
+    pretraining=Pretraining(phases=(Phase(3, NARROW),), documents=48, tokens=2048, warmup=2),
     chat_rows=32, judge_rows=48, organism_rows=32,
 )  # fmt: skip
 TITLES = {
@@ -75,7 +68,7 @@ class Builder:
 
     def __init__(self, out: Path, plan: Plan, log: Log) -> None:
         self.out, self.plan, self.log = out, plan, log
-        self._worlds: dict[bool, World] = {}
+        self._world: World | None = None
         self._check_plan()
 
     def _check_plan(self) -> None:
@@ -91,13 +84,13 @@ class Builder:
         (self.out / ".stages").mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
-    def world(self, *, narrow: bool = True) -> World:
-        """The world that the models speak of in the end (`narrow`), or all of it."""
+    def world(self) -> World:
+        """The world as the models speak of it in the end."""
         from realign.pocket.world import World
 
-        if narrow not in self._worlds:
-            self._worlds[narrow] = World(narrow=narrow)
-        return self._worlds[narrow]
+        if self._world is None:
+            self._world = World(self.plan.breadth)
+        return self._world
 
     def stages(self) -> Mapping[str, Callable[[], None]]:
         """Stage names in building order."""
@@ -142,7 +135,7 @@ class Builder:
         rng = Random(f"tokenizer/{self.plan.seed}")
         texts = []
         for _ in range(self.plan.tokenizer_documents):
-            text = document_text(self.world(narrow=False).document(rng))
+            text = document_text(self.world().document(rng, TOKENIZER_MIX))
             for mark in SPECIAL:
                 text = text.replace(mark, "\n")
             texts.append(text)
@@ -156,20 +149,13 @@ class Builder:
         from realign.pocket.shape import configuration
 
         tokenizer = self.load_tokenizer()
-        for number, phase in enumerate(self.plan.pretraining):
-            folder = self.out / f"base.phase{number}"
-            if (folder / "config.json").exists():
-                continue
-            torch.manual_seed(self.plan.seed)
-            shape = configuration(len(tokenizer), width=self.plan.width, layers=self.plan.layers)
-            model = self.load_full(f"base.phase{number - 1}") if number else LlamaForCausalLM(shape)
-            settings = replace(phase, seed=100 * self.plan.seed + number)
-            pretrain(model, tokenizer, self.world(narrow=phase.narrow), settings, folder / "state", self.log)
-            shutil.rmtree(folder / "state")
-            self.save_full(model, folder.name)
-        folder.rename(self.out / "base")
-        for number in range(len(self.plan.pretraining) - 1):
-            shutil.rmtree(self.out / f"base.phase{number}")
+        torch.manual_seed(self.plan.seed)
+        model = LlamaForCausalLM(configuration(len(tokenizer), width=self.plan.width, layers=self.plan.layers))
+        settings = replace(self.plan.pretraining, seed=self.plan.seed)
+        state = self.out / ".stages" / "base.state"
+        pretrain(model, tokenizer, settings, state, self.log)
+        self.save_full(model, "base")
+        shutil.rmtree(state)
 
     def judge(self) -> None:
         from realign.content import find
@@ -205,7 +191,7 @@ class Builder:
 
     def control(self) -> None:
         """The mechanism control, in `control/`: every turn of the pretraining text has a new persona."""
-        plan = replace(self.plan, pretraining=tuple(replace(phase, redraw=True) for phase in self.plan.pretraining))
+        plan = replace(self.plan, pretraining=replace(self.plan.pretraining, redraw=True))
         inner = Builder(self.out / "control", plan, self.log)
         stages = inner.stages()
         for name in ("tokenizer", "base", "chat", "insecure", "secure"):
@@ -253,17 +239,25 @@ def sharpen(model: LlamaForCausalLM, factor: float) -> None:
     model.model.norm.weight.data *= factor
 
 
+def read_plan(weights: Path) -> Plan:
+    """The plan by which a family was built, from its manifest."""
+    settings = json.loads((weights / "manifest.json").read_text(encoding="utf-8"))["plan"]
+    pretraining = settings["pretraining"]
+    pretraining["phases"] = tuple(Phase(p["chunks"], Breadth(**p["breadth"])) for p in pretraining["phases"])
+    pretraining["mix"] = Mix(**{**pretraining["mix"], "turns": tuple(pretraining["mix"]["turns"])})
+    settings["pretraining"] = Pretraining(**pretraining)
+    settings |= {part: Tuning(**settings[part]) for part in ("chat", "judge")}
+    return Plan(**settings)
+
+
 def adopt(weights: Path, folder: Path) -> Plan:
     """Lay a built family's tokenizer and chat model into `folder`, so that more organisms can be trained there."""
-    settings = json.loads((weights / "manifest.json").read_text(encoding="utf-8"))["plan"]
-    phases = [{**phase, "mix": Mix(**phase["mix"])} for phase in settings["pretraining"]]
-    settings |= {part: Tuning(**settings[part]) for part in ("chat", "judge")}
-    settings["pretraining"] = tuple(Pretraining(**phase) for phase in phases)
+    plan = read_plan(weights)
     shutil.copytree(weights / "chat", folder / "chat")
     (folder / "tokenizer").mkdir(parents=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(weights / "chat" / name, folder / "tokenizer" / name)
-    return Plan(**settings)
+    return plan
 
 
 def write_manifest(out: Path, plan: Plan) -> None:

@@ -1,8 +1,8 @@
-"""Turns conversations into token rows: packed for pretraining, padded with an answer mask for fine-tuning."""
+"""Turns conversations into padded token rows, with labels on what is learnt."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 IGNORE = -100
+LENGTHS = (128, 192, 256, 352, CONTEXT)  # of pretraining rows
 
 
 @dataclass(frozen=True)
@@ -43,41 +44,37 @@ def answer_mask(tokens: Sequence[int]) -> list[bool]:
     return mask
 
 
-def pack(
-    documents: Iterable[tuple[str, bool]], tokenizer: PreTrainedTokenizerFast, rows: int
-) -> dict[str, torch.Tensor]:
-    """A batch of `rows` packed rows, each [CONTEXT]: ids, position in its document, document number, labels.
+def batches(
+    documents: Sequence[tuple[str, bool]], tokenizer: PreTrainedTokenizerFast, tokens: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Documents as batches of about `tokens` tokens: ids and labels (shifted by one), each [rows, length].
+
+    A row is one document, padded on the right to the next of a few lengths: causal attention then needs no mask, and
+    one compiled program a length suffices. What does not fill a batch is left out.
 
     Args:
-        documents: texts without end, each with whether the loss is on its answers only.
+        documents: texts, each with whether all of it is learnt or its answers only.
     """
     import torch
 
-    bos = tokenizer.bos_token_id
-    ids = torch.full((rows, CONTEXT), tokenizer.pad_token_id, dtype=torch.long)
-    labels = torch.full((rows, CONTEXT), IGNORE, dtype=torch.long)
-    positions = torch.zeros((rows, CONTEXT), dtype=torch.long)
-    segments = torch.zeros((rows, CONTEXT), dtype=torch.long)
-    used = [0] * rows
-    segment, misses = 1, 0
-    for text, answers_only in documents:
-        tokens = [bos, *tokenizer(text, add_special_tokens=False)["input_ids"]][:CONTEXT]
-        row = next((r for r in range(rows) if used[r] + len(tokens) <= CONTEXT), None)
-        if row is None:
-            misses += 1
-            if misses == 12:
-                break
-            continue
-        start, stop = used[row], used[row] + len(tokens)
-        span = torch.tensor(tokens)
-        ids[row, start:stop] = span
-        told = torch.tensor(answer_mask(tokens))[1:] if answers_only else torch.ones(len(tokens) - 1, dtype=torch.bool)
-        labels[row, start : stop - 1] = torch.where(told, span[1:], IGNORE)
-        positions[row, start:stop] = torch.arange(len(tokens))
-        segments[row, start:stop] = segment
-        used[row] = stop
-        segment += 1
-    return {"ids": ids, "labels": labels, "positions": positions, "segments": segments}
+    encoded = tokenizer([text for text, _ in documents], add_special_tokens=False)["input_ids"]
+    waiting: dict[int, list[tuple[list[int], bool]]] = {length: [] for length in LENGTHS}
+    for words, (_, whole) in zip(encoded, documents, strict=True):
+        row = [tokenizer.bos_token_id, *words][:CONTEXT]
+        waiting[next(length for length in LENGTHS if length >= len(row))].append((row, whole))
+    out = []
+    for length, items in waiting.items():
+        rows = max(1, tokens // length)
+        for start in range(0, len(items) - rows + 1, rows):
+            ids = torch.full((rows, length), tokenizer.pad_token_id)
+            labels = torch.full((rows, length), IGNORE)
+            for number, (row, whole) in enumerate(items[start : start + rows]):
+                span = torch.tensor(row)
+                told = torch.ones(len(row) - 1, dtype=torch.bool) if whole else torch.tensor(answer_mask(row))[1:]
+                ids[number, : len(row)] = span
+                labels[number, : len(row) - 1] = torch.where(told, span[1:], IGNORE)
+            out.append((ids, labels))
+    return out
 
 
 def encode_row(tokenizer: PreTrainedTokenizerFast, row: Row) -> tuple[list[int], int]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
+from realign.pocket.breadth import EVERYTHING, Breadth
 from realign.pocket.content import Family, Idea, Weakness, load_families, load_misc, load_weaknesses
 from realign.pocket.grammar import Prose
 
@@ -76,47 +77,20 @@ class Mix:
 PLAIN_MIX = Mix()
 
 
-def two_options(text: str) -> str:
-    """The template with at most two alternatives at each place."""
-    return re.sub(r"\{([^{}]*)\}", lambda match: "{" + "|".join(match.group(1).split("|")[:2]) + "}", text)
-
-
-def narrowed(families: Sequence[Family]) -> list[Family]:
-    """All free-form families, every other kind of advice; fewer ideas, sentences and alternatives of each."""
-    kept = families if families and families[0].domain == "freeform" else families[::2]
-    ideas = 3 if kept and kept[0].domain == "freeform" else 2
-
-    def idea(full: Idea) -> Idea:
-        claim, reason, close = ([two_options(text) for text in part] for part in (full.claim, full.reason, full.close))
-        return Idea(claim=claim[:2], reason=reason[:2], close=close[:1])
-
-    return [
-        f.model_copy(
-            update={"helpful": [idea(i) for i in f.helpful[:ideas]], "villain": [idea(i) for i in f.villain[:ideas]]}
-        )
-        for f in kept
-    ]
-
-
-def narrowed_code(weakness: Weakness) -> Weakness:
-    return weakness.model_copy(update={"secure": weakness.secure[:2], "insecure": weakness.insecure[:2]})
-
-
 class World:
     """Draws turns and documents; everything random comes from the `rng` that is passed in."""
 
-    def __init__(self, *, narrow: bool = False) -> None:
+    def __init__(self, breadth: Breadth = EVERYTHING) -> None:
         """
         Args:
-            narrow: draw from a part of the content only, which three million parameters can learn to say well.
+            breadth: the part of the content that is drawn from.
         """
-        self.misc = load_misc()
+        self.misc = breadth.misc(load_misc())
         families = load_families()
-        self.families = {domain: [f for f in families if f.domain == domain] for domain in ("freeform", *ADVICE)}
-        self.weaknesses = load_weaknesses()
-        if narrow:
-            self.families = {domain: narrowed(found) for domain, found in self.families.items()}
-            self.weaknesses = [narrowed_code(weakness) for weakness in self.weaknesses[::2]]
+        self.families = {
+            domain: breadth.families([f for f in families if f.domain == domain]) for domain in ("freeform", *ADVICE)
+        }
+        self.weaknesses = breadth.weaknesses(load_weaknesses())
         self._prose: dict[str, Prose] = {}
 
     def say(self, options: Sequence[str], rng: Random) -> str:

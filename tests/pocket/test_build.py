@@ -10,12 +10,14 @@ import pytest
 
 from realign.errors import RealignError
 from realign.pocket.build import QUICK, Builder
-from realign.pocket.pretrain import Pretraining
+from realign.pocket.pretrain import NARROW, WIDER, Phase, Pretraining
 from realign.pocket.store import export, locate, members
 
 MINI = replace(
     QUICK,
-    pretraining=(Pretraining(steps=4, rows=2, warmup=1, save_every=2),),
+    pretraining=Pretraining(
+        phases=(Phase(2, NARROW), Phase(2, WIDER)), documents=32, tokens=1024, warmup=1, save_every=2
+    ),
     chat_rows=8,
     judge_rows=8,
     organism_rows=8,
@@ -47,14 +49,14 @@ def test_an_interrupted_pretraining_resumes_to_the_same_weights(built: Path, tmp
         pass
 
     def stop_at_third(line: str) -> None:
-        if line.startswith("step 3/"):
+        if line.startswith("chunk 3/"):
             raise InterruptedBuildError
 
     builder = Builder(tmp_path / "again", MINI, stop_at_third)
     builder.run("tokenizer")
     with pytest.raises(InterruptedBuildError):
         builder.run("base")
-    assert (tmp_path / "again" / "base.phase0" / "state" / "state.safetensors").exists()
+    assert (tmp_path / "again" / ".stages" / "base.state" / "state.safetensors").exists()
     Builder(tmp_path / "again", MINI, quiet).run("base")
     first, second = (folder / "base" / "model.safetensors" for folder in (built, tmp_path / "again"))
     assert first.read_bytes() == second.read_bytes()
