@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "mistral", "gpt2")
+# Those whose activations are read: besides these, Gemma 3 without its eyes and with them, GPT-NeoX and Phi.
+DECODERS = (*ARCHITECTURES, "gemma3_text", "gemma3", "gpt_neox", "phi")
 CONTEXT = 512
 SPECIAL = ["<|pad|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"]
 CHAT_TEMPLATE = (
@@ -72,19 +74,26 @@ def _config(architecture: str, vocab: int, layers: int, width: int) -> Any:
         return AutoConfig.for_model(
             "gpt2", vocab_size=vocab, n_embd=width, n_layer=layers, n_head=4, n_positions=CONTEXT, **tokens
         )
-    return AutoConfig.for_model(
-        architecture,
-        vocab_size=vocab,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=width // 4,
-        max_position_embeddings=CONTEXT,
-        pad_token_id=SPECIAL.index("<|pad|>"),
+    settings = {
+        "vocab_size": vocab,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": width // 4,
+        "max_position_embeddings": CONTEXT,
+        "pad_token_id": SPECIAL.index("<|pad|>"),
         **tokens,
-    )
+    }
+    if architecture.startswith("gemma3"):  # a window that texts outgrow, and a layer of each type
+        kinds = [("full_attention", "sliding_attention")[layer % 2] for layer in range(layers)]
+        settings |= {"layer_types": kinds, "sliding_window": 8}
+    if architecture == "gemma3":
+        eyes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+        eyes |= {"image_size": 28, "patch_size": 14}
+        return AutoConfig.for_model("gemma3", text_config=settings, vision_config=eyes, **tokens)
+    return AutoConfig.for_model(architecture, **settings)
 
 
 def make(
