@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from realign.detect.linear import fit
+from realign.detect.linear import examine, fit, mean_difference
 
 PAIRS, LAYERS, WIDTH = 60, 3, 12
 GROUPS = np.array([f"g{number % 6}" for number in range(PAIRS)])
@@ -57,3 +57,27 @@ def test_labels_that_follow_from_the_group_alone_flatter_only_ungrouped_folds() 
 def test_the_same_seed_gives_the_same_probe() -> None:
     one, two = fit(activations(1.0), GROUPS, seed=3), fit(activations(1.0), GROUPS, seed=3)
     assert (one.auroc, one.shuffled, one.ungrouped) == (two.auroc, two.shuffled, two.ungrouped)
+
+
+def test_a_mean_difference_is_examined_like_a_probe() -> None:
+    skill = examine(activations(4.0, layer=2), GROUPS, mean_difference)
+    assert skill.column == 2
+    assert skill.auroc.value > 0.95
+    assert skill.shuffled == pytest.approx(0.5, abs=0.12)
+    noise = [examine(activations(0.0, seed=seed), GROUPS, mean_difference).auroc.value for seed in range(12)]
+    assert np.mean(noise) == pytest.approx(0.5, abs=0.04)
+
+
+def test_a_mean_difference_scores_along_the_difference_of_the_means() -> None:
+    features = np.array([[0, 0], [2, 2], [4, 0], [4, 2]], np.float32)
+    scores = mean_difference(features, np.array([0, 0, 1, 1]))
+    np.testing.assert_allclose(scores(np.eye(2, dtype=np.float32)), [3.0, 0.0])
+
+
+def test_the_weights_are_those_of_features_as_they_are() -> None:
+    scales = np.geomspace(0.01, 100, WIDTH).astype(np.float32)
+    probe = fit(activations(4.0) * scales, GROUPS)
+    fresh = (activations(4.0, seed=1) * scales)[:, 1, probe.column]
+    odds = probe.probabilities(fresh)
+    rises = fresh.astype(float) @ probe.weights - np.log(odds / (1 - odds))
+    np.testing.assert_allclose(rises, rises[0], atol=1e-6)
