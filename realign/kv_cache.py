@@ -19,6 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
+from realign.steering import prompt_lengths
+
 # Tokens of prompts, with padding, that are read in one forward pass.
 _PREFILL_TOKENS = 4096
 # Rows and columns are padded to multiples of these, because matrix products and sums on a CPU take another path, with
@@ -67,6 +69,7 @@ class RepeatedCache:
         self._prefill_tokens = min(budget, _PREFILL_TOKENS)
         self._layers: list[_Columns] = []
         self._lengths: list[int] = []
+        self._prompts: list[int] = []  # Tokens of each row's prompt.
         self._view = _View.of(model)
         self._place = _Place(torch.zeros(0, dtype=torch.long))
         self._furthest = 0
@@ -78,6 +81,7 @@ class RepeatedCache:
         added = [(prefixes[tokens], len(list(same))) for tokens, same in itertools.groupby(prompts)]
         kept = [self._lengths[row] for row in keep]
         self._lengths = kept + [len(tokens) - 1 for tokens in prompts]
+        self._prompts = [self._prompts[row] for row in keep] + [len(tokens) for tokens in prompts]
         padding = -len(self._lengths) % _ROWS
         columns = _rounded(max(self._lengths) + steps, _COLUMNS)
         self._furthest = min(columns, context_length(model)) - 1
@@ -97,7 +101,7 @@ class RepeatedCache:
         place = self._place
         place.visible = _rounded(max(self._lengths) + 1, _COLUMNS)
         padding = len(place.positions) - len(last)
-        with _steady_attention(model.device):
+        with _steady_attention(model.device), prompt_lengths([*self._prompts, *[0] * padding]):
             output = model(
                 input_ids=torch.nn.functional.pad(last, (0, padding))[:, None],
                 attention_mask=self._view.masks(place, self._layers[0].dtype),
@@ -222,7 +226,8 @@ def _prefill(model: PreTrainedModel, prompts: Sequence[Tokens]) -> dict[Tokens, 
     padded = [[*tokens, *itertools.repeat(tokens[-1], longest - len(tokens))] for tokens in prompts]
     cache: Any = DynamicCache()  # Without a config, layers with a sliding window keep all columns like the others.
     ids = torch.tensor(padded, device=model.device)
-    model(input_ids=ids, past_key_values=cache, use_cache=True, **last_logits(model))
+    with prompt_lengths([len(tokens) for tokens in prompts]):
+        model(input_ids=ids, past_key_values=cache, use_cache=True, **last_logits(model))
     return {
         tokens: [
             (layer.keys[row, :, : len(tokens) - 1], layer.values[row, :, : len(tokens) - 1]) for layer in cache.layers

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from realign.kv_cache import RepeatedCache, Tokens, last_logits, plain, repeatable
 from realign.sampling import out_of_memory
+from realign.steering import prompt_lengths
 
 _log = logging.getLogger(__name__)
 
@@ -59,15 +60,18 @@ class Rereading:
 
     def __init__(self) -> None:
         self._seen = torch.zeros(0, 0, dtype=torch.long)
+        self._prompt = 0  # Tokens of the prompt that all rows have.
 
     def rebuild(self, model: PreTrainedModel, keep: Sequence[int], prompts: Sequence[Tokens], steps: int) -> None:
         self._seen = self._seen[list(keep)]
         if prompts:
+            self._prompt = len(prompts[0])
             self._seen = torch.tensor([tokens[:-1] for tokens in prompts], device=model.device, dtype=torch.long)
 
     def read(self, model: PreTrainedModel, last: Tensor) -> Tensor:
         self._seen = torch.cat([self._seen, last[:, None]], dim=1)
-        logits: Tensor = model(input_ids=self._seen, use_cache=False, **last_logits(model)).logits[:, -1]
+        with prompt_lengths([self._prompt]):
+            logits: Tensor = model(input_ids=self._seen, use_cache=False, **last_logits(model)).logits[:, -1]
         return logits
 
 
