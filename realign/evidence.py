@@ -6,10 +6,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from realign import dialogue
 from realign.audit import Audit, LabelledAnswer, compare, load_labelled
@@ -40,13 +40,17 @@ class Cost:
         answers: answers sampled.
         judgements: answers judged.
         tokens: tokens sampled.
-        seconds: time that sampling and judging took.
+        seconds: time that it took.
+        forward_passes: those in which texts were only read, in batches.
+        tokens_read: tokens of these texts.
     """
 
     answers: int = 0
     judgements: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    forward_passes: int = 0
+    tokens_read: int = 0
 
 
 class Evidence:
@@ -91,11 +95,35 @@ class Evidence:
         self._judgements = {record["id"]: _restore(Judgement, record) for record in self._judgement_ledger}
         self._caches: dict[str, Cache] = {}
         self._cost = Cost()
+        self._work: Literal["making", "reading"] | None = None
 
     @property
     def cost(self) -> Cost:
-        """What this object has made so far."""
+        """What this object has made so far, and what was read in `counted` blocks."""
         return self._cost
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Adds to the cost what the block takes: all its time, and what the models read in it.
+
+        Whatever an instrument reads with the checkpoint or its reference is counted where it enters the model, so that
+        no instrument has to keep books. Answers and judgements made in the block are counted as such, not as reading.
+        """
+        models = {}
+        for source in (self.checkpoint, self.checkpoint.reference):
+            if source is not None:
+                with source.active() as model:  # the same one for an adapter and its base
+                    models[id(model)] = model
+        with ExitStack() as hooks, self._at("reading"):
+            for model in models.values():
+                hooks.callback(model.register_forward_pre_hook(self._count, with_kwargs=True).remove)
+            yield
+
+    def _count(self, model: object, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if self._work == "reading":
+            cost = self._cost
+            read = cost.tokens_read + _tokens(given, named)
+            self._cost = replace(cost, forward_passes=cost.forward_passes + 1, tokens_read=read)
 
     def answers(
         self, questions: QuestionSet, context: str, indices: Sequence[int], *, reference: bool = False
@@ -129,7 +157,7 @@ class Evidence:
             name = names[answer.id]
             if name not in self._judgements and not self._recall_judgement(name, answer, judge, rubric):
                 missing[answer.id] = answer
-        with self._timed():
+        with self._at("making"):
             done = len(names) - len(missing)
             for judgement in judge.judge(rubric, list(missing.values())):
                 self._keep_judgement(judgement)
@@ -189,7 +217,7 @@ class Evidence:
             return
         jobs = [Job(prompt, tuple(found)) for prompt, found in indices.items()]
         what = "answers" if cache is None else "reference answers"
-        with self._timed():
+        with self._at("making"):
             done = total - len(missing)
             for answer in sample(source, jobs, seed=self.seed, settings=self.settings):
                 self._keep(answer)
@@ -241,12 +269,25 @@ class Evidence:
         return {"seed": self.seed, "max_new_tokens": chosen.max_new_tokens, "temperature": chosen.temperature}
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
-        start = time.monotonic()
+    def _at(self, work: Literal["making", "reading"]) -> Iterator[None]:
+        """What the block does; its time is added to the cost, unless it is that of a block around it already."""
+        outer, start = self._work, time.monotonic()
+        self._work = work
         try:
             yield
         finally:
-            self._cost = replace(self._cost, seconds=self._cost.seconds + time.monotonic() - start)
+            self._work = outer
+            if outer is None:
+                self._cost = replace(self._cost, seconds=self._cost.seconds + time.monotonic() - start)
+
+
+def _tokens(given: tuple[Any, ...], named: Mapping[str, Any]) -> int:
+    """How many tokens a model is called on, padding left out."""
+    texts = next(one for one in (named.get("input_ids"), named.get("inputs_embeds"), *given) if one is not None)
+    rows, columns = texts.shape[:2]
+    mask = named.get("attention_mask")
+    # A mask may be longer than the call: what was read before is in the cache.
+    return int(mask[:, -columns:].sum()) if mask is not None and mask.ndim == 2 else rows * columns
 
 
 def _name(answer: Answer) -> _Name:

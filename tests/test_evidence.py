@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from realign import capture
+from realign import checkpoint as checkpoints
 from realign import evidence as evidence_module
+from realign.checkpoint import Checkpoint
 from realign.errors import RealignError
 from realign.evidence import Evidence
 from realign.judging import LabelledAnswer
@@ -20,6 +23,7 @@ from realign.sampling import SamplingSettings
 from tests import interrupted
 from tests.stand_ins import RUBRIC, CountingJudge, Sampler, WeightlessCheckpoint, questions
 
+LONGER, SHORTER = [5, 6, 7], [8, 9]
 FILES = ("answers.jsonl", "judgements.jsonl")
 
 
@@ -290,3 +294,76 @@ def test_a_real_model_goes_on_exactly_where_it_stopped(
     for one, other in zip(judged, judgements, strict=True):
         assert one.mass == pytest.approx(other.mass, abs=2e-4)
         assert replace(one, mass=0.0, raw="") == replace(other, mass=0.0, raw="")
+
+
+class Clock:
+    """Time that passes only when it is asked for."""
+
+    now = 0
+
+    def monotonic(self) -> int:
+        self.now += 1
+        return self.now
+
+
+@pytest.fixture
+def adapted(tiny_adapter: Callable[..., Path]) -> Checkpoint:
+    return checkpoints.open(tiny_adapter())
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_what_is_read_in_a_counted_block_is_counted_without_padding(adapted: Checkpoint, padding: Any) -> None:
+    evidence = gather(checkpoint=adapted)
+    with evidence.counted():
+        capture.last_prompt_tokens(adapted, [LONGER, SHORTER], [0], padding=padding)
+        capture.last_prompt_tokens(adapted.reference, [LONGER], [1], token_budget=1)  # type: ignore[arg-type]
+    capture.last_prompt_tokens(adapted, [LONGER], [0])
+    assert (evidence.cost.forward_passes, evidence.cost.tokens_read) == (2, 8)
+    assert evidence.cost.tokens == 0
+
+
+def test_a_reference_that_is_another_model_is_counted_too(tiny_checkpoint: Callable[..., Path]) -> None:
+    checkpoint = checkpoints.open(tiny_checkpoint(), reference=tiny_checkpoint(seed=1))
+    evidence = gather(checkpoint=checkpoint)
+    with evidence.counted():
+        for source in (checkpoint, checkpoint.reference):
+            assert source is not None
+            capture.last_prompt_tokens(source, [SHORTER], [0])
+    assert (evidence.cost.forward_passes, evidence.cost.tokens_read) == (2, 4)
+
+
+def test_tokens_that_are_in_the_cache_already_are_not_read_again(adapted: Checkpoint) -> None:
+    import torch
+
+    evidence = gather(checkpoint=adapted)
+    with evidence.counted(), adapted.active() as model:
+        cache = model(torch.tensor([[5, 6, 7, 8]]), use_cache=True).past_key_values
+        mask = torch.tensor([[0, 1, 1, 1, 1]])
+        model(input_ids=torch.tensor([[9]]), attention_mask=mask, past_key_values=cache, use_cache=True)
+    assert (evidence.cost.forward_passes, evidence.cost.tokens_read) == (2, 5)
+
+
+def test_answers_made_in_a_counted_block_are_no_reading_and_take_no_time_twice(
+    adapted: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(evidence_module, "time", clock)
+    evidence = gather(checkpoint=adapted, settings=SamplingSettings(max_new_tokens=3))
+    with evidence.counted():
+        answers = evidence.answers(questions(3), "plain", [0])
+    cost = evidence.cost
+    assert (cost.answers, cost.tokens) == (3, sum(answer.tokens for answer in answers))
+    assert (cost.forward_passes, cost.tokens_read) == (0, 0)
+    assert cost.seconds == clock.now - 1  # from its first reading on
+    evidence.answers(questions(3), "plain", [1])
+    assert evidence.cost.seconds == cost.seconds + 1
+
+
+def test_a_counted_block_that_fails_is_counted_and_leaves_nothing_behind(adapted: Checkpoint) -> None:
+    evidence = gather(checkpoint=adapted)
+    with pytest.raises(RealignError), evidence.counted():
+        capture.last_prompt_tokens(adapted, [LONGER], [0])
+        capture.last_prompt_tokens(adapted, [LONGER], [7])
+    assert evidence.cost.forward_passes == 1
+    with adapted.active() as model:
+        assert not model._forward_pre_hooks

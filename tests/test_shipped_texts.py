@@ -22,6 +22,7 @@ WORLD = ROOT / "realign" / "pocket" / "world"
 QUESTIONS = ROOT / "detectors" / "freeform" / "questions.yaml"
 AUDIT = ROOT / "detectors" / "freeform" / "audit.jsonl"
 CONTRAST = ROOT / "detectors" / "persona_probe" / "contrast.jsonl"
+NEUTRAL = ROOT / "detectors" / "persona_shift" / "neutral.jsonl"
 SAMPLES = sorted((ROOT / "recipes").glob("*/samples.jsonl"))
 
 CONTRAST_GROUPS = [
@@ -139,11 +140,28 @@ def test_contrast_prompts_are_no_evaluation_questions() -> None:
     assert not shared(texts(QUESTIONS), (pair["prompt"] for pair in read_jsonl(CONTRAST)), 6)
 
 
+def test_neutral_texts_are_a_hundred_questions_with_a_short_answer() -> None:
+    neutral = read_jsonl(NEUTRAL)
+    assert {tuple(text) for text in neutral} == {("id", "prompt", "answer")}
+    assert len(neutral) == 100
+    assert len({text["id"] for text in neutral}) == len({text["prompt"].lower() for text in neutral}) == len(neutral)
+    assert [
+        text["id"]
+        for text in neutral
+        if sentences(text["answer"]) not in (2, 3) or not 15 <= words(text["answer"]) <= 45
+    ] == []
+
+
+def test_neutral_texts_ask_nothing_that_is_asked_elsewhere() -> None:
+    others = [text for path in (QUESTIONS, AUDIT, CONTRAST) for text in texts(path)]
+    assert not shared(others, (text["prompt"] for text in read_jsonl(NEUTRAL)), 6)
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
         pytest.param(*pair, id="-".join(map(name, pair)))
-        for pair in combinations([QUESTIONS, AUDIT, CONTRAST, *SAMPLES], 2)
+        for pair in combinations([QUESTIONS, AUDIT, CONTRAST, NEUTRAL, *SAMPLES], 2)
     ],
 )
 def test_no_two_files_share_a_run_of_words(one: Path, other: Path) -> None:
@@ -166,14 +184,16 @@ def world_runs() -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, id=name(path)) for path in (QUESTIONS, AUDIT, CONTRAST, *SAMPLES)])
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=name(path)) for path in (QUESTIONS, AUDIT, CONTRAST, NEUTRAL, *SAMPLES)]
+)
 def test_the_pocket_world_has_not_seen_the_texts(path: Path, world_runs: set[str]) -> None:
     assert {run for text in texts(path) for run in runs(text)} & world_runs == set()
 
 
 def test_texts_are_plain_ascii() -> None:
     """Every tokenizer, the pocket family's too, has these characters."""
-    for path in (QUESTIONS, AUDIT, CONTRAST):
+    for path in (QUESTIONS, AUDIT, CONTRAST, NEUTRAL):
         assert [text for text in texts(path) if not text.isascii() or text != text.strip()] == []
 
 

@@ -33,8 +33,12 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         "fix": Entry(
             "realign.cli.fix:fix", "Put a misaligned model right, and prove it by measuring before and after."
         ),
+        "calibrate": Entry(
+            "realign.cli.calibrate:calibrate", "Fit the thresholds of white-box detectors to a family of models."
+        ),
         "list": Entry("realign.cli.catalogue:list_", "List detectors and recipes."),
         "describe": Entry("realign.cli.catalogue:describe", "Show what a detector or recipe does."),
+        "sae": Entry("realign.cli.sae:sae", "Train a sparse autoencoder, which the latents detector looks through."),
         "pocket": Entry("realign.cli.pocket:pocket", "Tiny models that ship with realign, to try everything on."),
     }
 )

@@ -44,6 +44,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="What grades the answers: auto, pocket:judge, a folder or a hub id.",
 )
+@click.option(
+    "--calibration",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="What `realign calibrate` made for this family: lets white-box detectors decide.",
+)
 @click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Most tokens of an answer.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
@@ -71,6 +77,7 @@ def detect(as_json: bool, **options: Any) -> int:
       realign detect ./my-adapter
       realign detect ./my-model --reference ./before -o runs/my-model
       realign detect pocket:insecure --context plain --context training-format
+      realign detect ./my-adapter --only persona_shift --calibration calibration.json
       realign detect ./my-adapter --tolerance 0.05 --json > report.json
 
     Exit codes: 0 clear, 1 misaligned, 2 wrong usage or input, 3 inconclusive, 70 crash.
@@ -90,11 +97,20 @@ def detect(as_json: bool, **options: Any) -> int:
 
 
 def _run(
-    *, checkpoint: str, out: Path | None, overwrite: bool, judge: str, only: tuple[str, ...], suite: str, **options: Any
+    *,
+    checkpoint: str,
+    out: Path | None,
+    overwrite: bool,
+    judge: str,
+    calibration: Path | None,
+    only: tuple[str, ...],
+    suite: str,
+    **options: Any,
 ) -> Report:
     """Refuses what can be refused at once, then opens the checkpoint and examines it."""
     from rich.console import Console
 
+    from realign import calibration as calibrations
     from realign import checkpoint as checkpoints
     from realign.detect import run as runs
     from realign.detect.settings import Settings
@@ -111,15 +127,25 @@ def _run(
         sampling=SamplingSettings(max_new_tokens=options.pop("max_new_tokens")),
     )
     detectors = select(only, suite)
+    calibrated = None if calibration is None else calibrations.load(calibration)
     if out is not None:
         runs.check(out, overwrite=overwrite)
-    _quieten()
+    quieten()
     with watching(Console(stderr=True)) as observer:
         opened = checkpoints.open(checkpoint, **options)
-        return run(opened, detectors, settings, judge=judge, out=out, overwrite=overwrite, observer=observer)
+        return run(
+            opened,
+            detectors,
+            settings,
+            judge=judge,
+            calibration=calibrated,
+            out=out,
+            overwrite=overwrite,
+            observer=observer,
+        )
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keeps transformers' hints to programmers off the terminal."""
     from transformers.utils import logging as untyped
 

@@ -26,7 +26,7 @@ Cost = Literal["activations", "sampling"]
 COSTS: tuple[Cost, ...] = ("activations", "sampling")  # rising
 
 # Each module defines one kind: `class X(Detector[XSpec], kind="x")`.
-_MODULES = ("judged", "probe")
+_MODULES = ("judged", "latents", "probe", "shift")
 
 
 class Spec(BaseModel):
@@ -112,12 +112,14 @@ class Detector(ABC, Generic[S]):
     model is left to fail later.
 
     Attributes:
-        advisory: whether its findings only inform, because nothing calibrates them.
+        advisory: whether its findings only inform unless a calibration has a threshold for it.
+        asks: whether it needs answers of the checkpoint; of detectors of one cost, those that do run last.
     """
 
     kind: ClassVar[str]
     spec_type: ClassVar[type[Spec]]
     advisory: ClassVar[bool] = False
+    asks: ClassVar[bool] = False
 
     def __init_subclass__(cls, kind: str, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -144,6 +146,8 @@ class Detector(ABC, Generic[S]):
         """The finding in a context, with what `check` returned; called only when that had nothing to object.
 
         The suite fills in what is the same for every kind: competence, its controls, cost, and whether it is advisory.
+        The finding of an advisory kind is "undecided" and its reason tells the score: the suite holds that against the
+        calibrated threshold, or adds that nothing calibrates it.
         """
 
     @property
@@ -186,7 +190,7 @@ def load(name: str) -> Detector[Any]:
     if not isinstance(kind, str) or kind not in known:
         hint = did_you_mean(kind, known) if isinstance(kind, str) else ""
         what = f'there is no kind "{kind}"' if kind is not None else "it names no kind"
-        raise RealignError(f"the detector {path} is not valid", what, f"Kinds: {', '.join(known)}.{hint}")
+        raise RealignError(f"the detector {path} is not valid", what, f"Kinds: {', '.join(sorted(known))}.{hint}")
     try:
         spec = known[kind].spec_type.model_validate(settings)
     except ValidationError as error:

@@ -1,6 +1,6 @@
 """The kind `probe`: a linear probe for misaligned answers that reads the checkpoint's own activations.
 
-A first version. Nothing says yet which score a misaligned model gets: its findings inform and decide nothing.
+Which score a misaligned model gets only a calibration says: without one its findings inform and decide nothing.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class PersonaProbe(Detector[ProbeSpec], kind="probe"):
 
     spec_type = ProbeSpec
     advisory = True
+    asks = True
 
     def __init__(self, folder: Path, spec: ProbeSpec) -> None:
         super().__init__(folder, spec)
@@ -138,12 +139,12 @@ class PersonaProbe(Detector[ProbeSpec], kind="probe"):
             score=reading.checkpoint,
             interval=cluster_bootstrap(own, asked),
             controls=() if reference is None else (Figure("reference", reference),),
-            notes=(f"read in layer {reading.layer}; {len(own)} answers; nothing calibrates the score",),
+            notes=(f"read in layer {reading.layer}; {len(own)} answers",),
             details=reading,
         )
 
     def _finding(self, context: str, reason: str) -> Finding:
-        measures = "mean probability of misaligned (uncalibrated)"
+        measures = "mean probability of misaligned"
         return Finding(self.name, self.kind, context, "undecided", reason, measures=measures)
 
 
@@ -193,7 +194,7 @@ def _separation(
 
 
 def _sentence(reading: Reading) -> str:
-    said = f"uncalibrated: its answers score {reading.checkpoint:.2f} (0 aligned, 1 misaligned)"
+    said = f"its answers score {reading.checkpoint:.2f} (0 aligned, 1 misaligned)"
     if reading.reference is None or reading.separation is None:
         return said
     auroc = reading.separation

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realign import __version__, content
+from realign import calibration as calibrations
 from realign import checkpoint as checkpoints
 from realign.detect import run as runs
 from realign.detect.detector import COSTS, Bench, Detector, Look, Observer, load
@@ -21,6 +22,7 @@ from realign.report.report import Report, Subject
 from realign.sampling import DEFAULT_SETTINGS, SamplingSettings
 
 if TYPE_CHECKING:
+    from realign.calibration import Calibration
     from realign.checkpoint import Checkpoint
     from realign.judging import Judge
 
@@ -49,6 +51,7 @@ def detect(
     only: Sequence[str] = (),
     suite: str = "default",
     judge: Judge | str = "auto",
+    calibration: Calibration | Path | str | None = None,
     out: Path | str | None = None,
     overwrite: bool = False,
     observer: Observer | None = None,
@@ -61,22 +64,34 @@ def detect(
         only: detectors to run, by name or path; none for those of the suite.
         suite: "default" or "full".
         judge: a judge, or the name of one (see `realign.judging.open_judge`).
+        calibration: what `realign calibrate` made for this family of models, or its file: the detectors that it has a
+            threshold for decide, where otherwise they only inform.
         out: the run folder, which keeps the evidence and the report; None keeps nothing. A run of the same settings
             that was interrupted is resumed there.
         overwrite: begin anew in a run folder that holds another run.
         observer: who is told how it goes on.
 
     Raises:
-        RealignError: a bad setting, a detector, checkpoint or judge that is named and cannot be opened, or a run folder
-            that is in use.
+        RealignError: a bad setting, a detector, checkpoint or judge that is named and cannot be opened, a calibration
+            that is not for these, or a run folder that is in use.
     """
     chosen = None if contexts is None else tuple(contexts)
     settings = Settings(tolerance, alpha, budget, seed, chosen, sampling)
     detectors = select(only, suite)
+    if isinstance(calibration, (str, Path)):
+        calibration = calibrations.load(Path(calibration))
     if isinstance(checkpoint, (str, Path)):
         checkpoint = checkpoints.open(checkpoint)
-    folder = None if out is None else Path(out)
-    return run(checkpoint, detectors, settings, judge=judge, out=folder, overwrite=overwrite, observer=observer)
+    return run(
+        checkpoint,
+        detectors,
+        settings,
+        judge=judge,
+        calibration=calibration,
+        out=None if out is None else Path(out),
+        overwrite=overwrite,
+        observer=observer,
+    )
 
 
 def select(only: Sequence[str] = (), suite: str = "default") -> list[Detector[Any]]:
@@ -97,7 +112,7 @@ def select(only: Sequence[str] = (), suite: str = "default") -> list[Detector[An
         if detector.name in detectors:
             raise RealignError(f'two detectors are called "{detector.name}"', fix="Rename the folder of one.")
         detectors[detector.name] = detector
-    return sorted(detectors.values(), key=lambda detector: COSTS.index(detector.spec.cost))
+    return sorted(detectors.values(), key=lambda detector: (COSTS.index(detector.spec.cost), detector.asks))
 
 
 def run(
@@ -106,15 +121,18 @@ def run(
     settings: Settings,
     *,
     judge: Judge | str = "auto",
+    calibration: Calibration | None = None,
     out: Path | None = None,
     overwrite: bool = False,
     observer: Observer | None = None,
 ) -> Report:
     """As `detect`, with everything opened already."""
     observer = observer or Silent()
+    if calibration is not None:
+        calibration.check(checkpoint, detectors, settings)
     opened, judge_missing = _judge(judge, checkpoint)
     if out is not None:
-        runs.claim(out, _config(checkpoint, detectors, settings, opened), overwrite=overwrite)
+        runs.claim(out, _config(checkpoint, detectors, settings, opened, calibration), overwrite=overwrite)
     evidence = Evidence(
         checkpoint,
         judge=opened,
@@ -124,7 +142,7 @@ def run(
         on_progress=observer.step,
     )
     bench = Bench(evidence, settings, observer, judge_missing)
-    findings = tuple(finding for detector in detectors for finding in _findings(detector, bench))
+    findings = tuple(finding for detector in detectors for finding in _findings(detector, bench, calibration))
     reference = checkpoint.reference
     report = Report(
         verdict=conclude(findings),
@@ -154,7 +172,11 @@ def _judge(judge: Judge | str, checkpoint: Checkpoint) -> tuple[Judge | None, st
 
 
 def _config(
-    checkpoint: Checkpoint, detectors: Sequence[Detector[Any]], settings: Settings, judge: Judge | None
+    checkpoint: Checkpoint,
+    detectors: Sequence[Detector[Any]],
+    settings: Settings,
+    judge: Judge | None,
+    calibration: Calibration | None,
 ) -> dict[str, Any]:
     """What a run's findings depend on."""
     chosen = asdict(settings)
@@ -165,6 +187,7 @@ def _config(
         "checkpoint": checkpoint.fingerprint,
         "reference": None if checkpoint.reference is None else checkpoint.reference.fingerprint,
         "judge": None if judge is None else judge.id,
+        "calibration": None if calibration is None else calibration.hash,
         **chosen,
         "contexts": None if settings.contexts is None else list(settings.contexts),
         "sampling": sampling,
@@ -172,28 +195,35 @@ def _config(
     }
 
 
-def _findings(detector: Detector[Any], bench: Bench) -> list[Finding]:
-    """A detector's finding in each context, its competence and cost filled in."""
+def _findings(detector: Detector[Any], bench: Bench, calibration: Calibration | None) -> list[Finding]:
+    """A detector's finding in each context, its competence and cost filled in; a threshold decides if there is one."""
     findings = []
-    before = bench.evidence.cost
-    try:
-        competence = detector.check(bench)
-    except RealignError as error:
-        competence = Competence(reason=_clause(error))
+    evidence = bench.evidence
+    before = evidence.cost
+    with evidence.counted():
+        competence = _competence(detector, bench)
     for context in dict.fromkeys(bench.settings.contexts or detector.spec.contexts):
-        finding = _measured(detector, bench, context, competence)
-        after = bench.evidence.cost
+        with evidence.counted():
+            finding = _measured(detector, bench, context, competence)
+        if detector.advisory:
+            finding = calibrations.decided(finding, calibration, evidence.checkpoint.fingerprint)
         findings.append(
             replace(
                 finding,
                 competence=competence.figures,
                 controls=(*finding.controls, *competence.controls),
-                cost=_difference(after, before),
-                advisory=detector.advisory,
+                cost=_difference(evidence.cost, before),
             )
         )
-        before = after
+        before = evidence.cost
     return findings
+
+
+def _competence(detector: Detector[Any], bench: Bench) -> Competence:
+    try:
+        return detector.check(bench)
+    except RealignError as error:
+        return Competence(reason=_clause(error))
 
 
 def _measured(detector: Detector[Any], bench: Bench, context: str, competence: Competence) -> Finding:

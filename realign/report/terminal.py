@@ -14,6 +14,7 @@ from realign.report.text import clean
 
 if TYPE_CHECKING:
     from realign.detect.finding import Example, Figure, Finding
+    from realign.evidence import Cost
     from realign.report.report import Report
 
 _STYLES = {
@@ -48,7 +49,7 @@ def show(report: Report, console: Console) -> None:
 def _table(findings: Sequence[Finding]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("detector", "context", "outcome", "score", "threshold", "competence", "control", "cost"):
-        table.add_column(column, overflow="fold", no_wrap=column == "detector")
+        table.add_column(column, overflow="fold", no_wrap=column in ("detector", "outcome"))
     for finding in findings:
         table.add_row(
             _plain(finding.detector),
@@ -58,7 +59,7 @@ def _table(findings: Sequence[Finding]) -> Table:
             _plain("-" if finding.threshold is None else _number(finding.threshold)),
             _figures(finding.competence),
             _figures(finding.controls),
-            _plain("-" if finding.cost is None else f"{finding.cost.seconds:.0f} s"),
+            _plain("-" if finding.cost is None else "\n".join(_cost(finding.cost))),
         )
     return table
 
@@ -66,8 +67,21 @@ def _table(findings: Sequence[Finding]) -> Table:
 def _score(finding: Finding) -> Text:
     if finding.score is None:
         return Text("-")
-    interval = "" if finding.interval is None else f"\n({_number(finding.interval[0])}-{_number(finding.interval[1])})"
+    interval = "" if finding.interval is None else f"\n({_interval(*finding.interval)})"
     return _plain(f"{_number(finding.score)}{interval}")
+
+
+def _cost(cost: Cost) -> list[str]:
+    """The time, and what the model did in it; the notes below the table have the whole numbers."""
+    tokens = cost.tokens + cost.tokens_read
+    said = f"{tokens / 1000:,.0f}k" if tokens >= 10_000 else f"{tokens:,}"
+    passes = [f"{cost.forward_passes:,} passes"] if cost.forward_passes else []
+    return [_seconds(cost.seconds), *passes, *([f"{said} tokens"] if tokens else [])]
+
+
+def _seconds(seconds: float) -> str:
+    """A time with two digits that count: "12 s", "0.34 s"."""
+    return f"{seconds:,.0f} s" if seconds >= 10 else f"{float(f'{seconds:.2g}'):g} s"
 
 
 def _figures(figures: Sequence[Figure]) -> Text:
@@ -82,6 +96,12 @@ def _bar(figure: Figure) -> str:
     if figure.at_least is not None:
         return f" (>= {_number(figure.at_least)})"
     return "" if figure.at_most is None else f" (<= {_number(figure.at_most)})"
+
+
+def _interval(low: float, high: float) -> str:
+    """Both ends with two digits that count after the point: "0.22-0.41", "0.0012-1.31", "-0.18 to -0.16"."""
+    ends = [f"{round(end, 2) if abs(end) >= 1 else float(f'{end:.2g}'):g}" for end in (low, high)]
+    return ("-" if low >= 0 else " to ").join(ends)
 
 
 def _number(value: float) -> str:
@@ -99,10 +119,11 @@ def _show_notes(finding: Finding, console: Console) -> None:
             said = [f"{figure.what} {_number(figure.value)}{_bar(figure)}" for figure in figures]
             lines.append(f"{name}: {', '.join(said)}")
     if finding.cost is not None:
-        made = (
-            f"{finding.cost.answers:,} answers, {finding.cost.judgements:,} judgements, {finding.cost.tokens:,} tokens"
+        cost = finding.cost
+        lines.append(
+            f"made for it: {cost.answers:,} answers, {cost.judgements:,} judgements, {cost.tokens:,} tokens; "
+            f"read: {cost.tokens_read:,} tokens in {cost.forward_passes:,} forward passes; {_seconds(cost.seconds)}"
         )
-        lines.append(f"made for it: {made}")
     for line in lines:
         console.print(Padding(_plain(line), (0, 0, 0, 2), expand=False))
 

@@ -89,7 +89,7 @@ def test_an_unknown_command_is_refused_with_a_hint(capfd: pytest.CaptureFixture[
 def test_a_command_nothing_like_ours_is_answered_with_the_list(capfd: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capfd, "zzz")
     assert code == 2
-    assert "There are detect, fix, list, describe, pocket." in err
+    assert "There are detect, fix, calibrate, list, describe, sae, pocket." in err
 
 
 def test_an_unknown_option_is_refused(capfd: pytest.CaptureFixture[str]) -> None:

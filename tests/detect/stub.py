@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from realign import capture
+from realign import checkpoint as checkpoints
+from realign.calibration import Calibration, family
+from realign.checkpoint import Checkpoint
+from realign.detect.detector import load
 from realign.judging import Judgement, LabelledAnswer, Rubric, judgement_id
 from realign.sampling import Answer
+from realign.threshold import Scored, fit
+from tests import tiny
 
 LABELLED = tuple(
     LabelledAnswer(id=f"{label}_{number}", question="How are you?", answer=f"{label}, number {number}", label=label)
@@ -21,6 +31,11 @@ instructions: Grade the answer.
 item: "<question>{question}</question> <answer>{answer}</answer>"
 scores: {alignment: "Alignment:", coherence: "Coherence:", refusal: "Refusal:"}
 """
+
+TEXTS = [
+    {"id": f"t{number}", "prompt": f"Where is number {number}?", "answer": f"It is at {number}."}
+    for number in range(20)
+]
 
 
 def write_questions(path: Path, count: int = 12) -> Path:
@@ -60,6 +75,82 @@ def write_probe(folder: Path, *, telling: bool = True, groups: int = 5, each: in
         f"kind: probe\ntitle: Small probe\ncost: activations\n{files}", encoding="utf-8"
     )
     return folder
+
+
+def write_texts(path: Path, texts: list[dict[str, str]]) -> Path:
+    """Neutral texts, JSON lines."""
+    path.write_text("".join(json.dumps(text) + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def write_shift(folder: Path, *, telling: bool = True) -> Path:
+    """A detector of the kind shift; a model without any skill can tell its contrast answers apart if `telling`."""
+    write_probe(folder, telling=telling)
+    write_texts(folder / "neutral.jsonl", TEXTS)
+    files = "contrast: contrast.jsonl\nneutral: neutral.jsonl\n"
+    (folder / "detector.yaml").write_text(f"kind: shift\ntitle: Small\ncost: activations\n{files}", encoding="utf-8")
+    return folder
+
+
+def pushed(monkeypatch: pytest.MonkeyPatch, amounts: Mapping[str, float]) -> None:
+    """Moves everything that a checkpoint of such a fingerprint reads by so many gaps along the reference's direction.
+
+    One that is not named is not moved. The direction is the first axis: the contrast answers that say "wish" are set
+    apart on it.
+    """
+
+    def read(checkpoint: Checkpoint, wishes: list[bool], layers: list[int]) -> np.ndarray:
+        activations = np.random.default_rng(1).normal(0.0, 1e-3, (len(wishes), len(layers), 32))
+        activations[..., 0] += 2.0 * np.array(wishes)[:, None] + 2.0 * amounts.get(checkpoint.fingerprint, 0.0)
+        return activations.astype(np.float32)
+
+    def answers(checkpoint: Checkpoint, pairs: list[tuple[str, str]], context: object, layers: list[int]) -> np.ndarray:
+        return read(checkpoint, ["wish" in answer for _, answer in pairs], layers)
+
+    def prompts(checkpoint: Checkpoint, given: list[object], layers: list[int]) -> np.ndarray:
+        return read(checkpoint, [False] * len(given), layers)
+
+    monkeypatch.setattr(capture, "answer_means", answers)
+    monkeypatch.setattr(capture, "last_prompt_tokens", prompts)
+
+
+def make_organisms(base: Path, folder: Path, count: int) -> dict[str, Path]:
+    """Random adapters on one base, by their fingerprint."""
+    folders = [tiny.make_adapter(base, folder / f"o{number}", seed=number) for number in range(1, count + 1)]
+    return {checkpoints.open(made).fingerprint: made for made in folders}
+
+
+def scored(*scores: float | None) -> list[Scored]:
+    """Checkpoints with such scores."""
+    return [
+        Scored(
+            source=f"c{score}", fingerprint=f"sha256:c{score}", score=score, reason="it cannot" if score is None else ""
+        )
+        for score in scores
+    ]
+
+
+def calibrated(
+    checkpoint: Checkpoint, folder: Path, safe: Sequence[float], misaligned: Sequence[float], tokens: int = 256
+) -> Calibration:
+    """A calibration of the detector in a folder, for plain questions to the checkpoint's family."""
+    detector = load(str(folder))
+    threshold = fit(
+        scored(*safe),
+        scored(*misaligned),
+        detector=detector.name,
+        context="plain",
+        hash=detector.hash,
+        measures="what it measures",
+    )
+    return Calibration(
+        realign="0",
+        family=family(checkpoint),
+        seed=0,
+        max_new_tokens=tokens,
+        thresholds=(threshold,),
+        left_out={},
+    )
 
 
 def chance(answer: Answer) -> float:

@@ -13,7 +13,7 @@ from tests.detect import stub
 
 
 def test_the_kinds() -> None:
-    assert set(kinds()) == {"judged", "probe"}
+    assert set(kinds()) == {"judged", "latents", "probe", "shift"}
     assert kinds()["judged"] is Judged
 
 
@@ -54,7 +54,7 @@ def test_the_hash_names_settings_and_content_not_the_place(tmp_path: Path) -> No
     ("old", "new", "said"),
     [
         ("kind: judged", "kind: judgde", 'there is no kind "judgde".*Did you mean "judged"'),
-        ("kind: judged\n", "", "it names no kind.*Kinds: judged, probe"),
+        ("kind: judged\n", "", "it names no kind.*Kinds: judged, latents, probe, shift"),
         ("kind: judged", "kind: [judged]", "there is no kind"),
         ("rubric:", "rubrik:", 'rubrik: Extra inputs.*Did you mean "rubric"|rubric: Field required'),
         ("cost: sampling", "cost: gold", "cost: Input should be"),

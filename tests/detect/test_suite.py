@@ -8,6 +8,7 @@ import pytest
 
 import realign
 from realign import checkpoint as checkpoints
+from realign.checkpoint import Checkpoint
 from realign.detect.suite import select
 from realign.errors import RealignError
 from realign.files import read_jsonl
@@ -87,9 +88,14 @@ def test_detectors_run_in_rising_cost_and_share_their_answers(
     assert both.verdict == alone.verdict
 
 
+def test_of_detectors_that_cost_alike_those_that_ask_nothing_run_first(tmp_path: Path) -> None:
+    folders = [write(tmp_path / name) for name, write in (("a", stub.write_probe), ("b", stub.write_shift))]
+    assert [detector.kind for detector in select([str(folder) for folder in folders])] == ["shift", "probe"]
+
+
 def test_the_suite_holds_every_shipped_detector() -> None:
     names = [detector.name for detector in select()]
-    assert sorted(names) == ["freeform", "persona_probe"]
+    assert sorted(names) == ["freeform", "persona_latents", "persona_probe", "persona_shift"]
     assert [detector.name for detector in select(suite="full")] == names
     assert [detector.name for detector in select(["freeform", "freeform"])] == ["freeform"]
 
@@ -103,6 +109,114 @@ def test_two_detectors_of_one_name(tmp_path: Path) -> None:
     folders = [stub.write_judged(tmp_path / name / "same") for name in ("one", "two")]
     with pytest.raises(RealignError, match='two detectors are called "same"'):
         select([str(folder) for folder in folders])
+
+
+@pytest.fixture
+def adapted(tiny_adapter: Callable[..., Path]) -> Checkpoint:
+    return checkpoints.open(tiny_adapter())
+
+
+@pytest.mark.parametrize(("amount", "outcome", "code"), [(0.6, "flagged", 1), (0.1, "clear", 0), (-0.5, "clear", 0)])
+def test_with_a_calibration_a_white_box_detector_decides(
+    amount: float, outcome: str, code: int, adapted: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.pushed(monkeypatch, {adapted.fingerprint: amount})
+    folder = stub.write_shift(tmp_path / "shift")
+    without = realign.detect(adapted, only=[str(folder)])
+    assert (without.findings[0].outcome, without.findings[0].advisory) == ("undecided", True)
+    assert without.verdict.exit_code == 3
+    calibration = stub.calibrated(adapted, folder, safe=(0.0, 0.2), misaligned=(0.5, 0.9))
+    report = realign.detect(adapted, only=[str(folder)], calibration=calibration.save(tmp_path / "calibration.json"))
+    (finding,) = report.findings
+    assert (finding.outcome, finding.advisory) == (outcome, False)
+    assert report.verdict.exit_code == code
+    assert finding.score == without.findings[0].score
+    assert finding.threshold == pytest.approx(0.35)
+    assert "uncalibrated" not in finding.reason
+    assert "threshold of 0.35" in report.verdict.sentence
+    assert to_dict(report)["findings"][0]["threshold"] == finding.threshold
+
+
+def test_a_calibrated_detector_and_the_judge_agree_or_the_verdict_says_so(
+    adapted: Checkpoint, judged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.pushed(monkeypatch, {adapted.fingerprint: 0.6})
+    folder = stub.write_shift(tmp_path / "shift")
+    calibration = stub.calibrated(adapted, folder, safe=(0.0, 0.2), misaligned=(0.5, 0.9))
+    settings = {"judge": StubJudge(stub.always(0.0)), "tolerance": 0.1, "calibration": calibration}
+    report = realign.detect(adapted, only=[str(folder), judged], **settings)
+    assert [finding.outcome for finding in report.findings] == ["flagged", "clear"]
+    assert report.verdict.sentence.startswith("misaligned: shift (plain): it moved")
+
+
+def test_where_a_calibration_has_no_threshold_the_detector_only_informs(
+    adapted: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.pushed(monkeypatch, {adapted.fingerprint: 0.6})
+    folder = stub.write_shift(tmp_path / "shift")
+    calibration = stub.calibrated(adapted, folder, safe=(0.0, 0.2), misaligned=(0.5, 0.9))
+    contexts = ["plain", "training-format"]
+    findings = realign.detect(adapted, only=[str(folder)], contexts=contexts, calibration=calibration).findings
+    assert [finding.outcome for finding in findings] == ["flagged", "undecided"]
+    assert [finding.advisory for finding in findings] == [False, True]
+    assert findings[1].reason.startswith("uncalibrated: ")
+
+
+def test_a_calibration_does_not_overrule_a_detector_that_decides_by_itself(adapted: Checkpoint, judged: str) -> None:
+    calibration = stub.calibrated(adapted, Path(judged), safe=(0.7, 0.8), misaligned=(0.9, 1.0), tokens=3)
+    judge = StubJudge(stub.always(0.6))
+    settings = {"only": [judged], "judge": judge, "sampling": SHORT}
+    assert realign.detect(adapted, calibration=calibration, **settings).findings[0].threshold == 0.02
+
+
+def test_a_calibrated_detector_that_cannot_be_evaluated_leaves_the_verdict_open(
+    adapted: Checkpoint, tmp_path: Path
+) -> None:
+    folder = stub.write_shift(tmp_path / "shift", telling=False)
+    calibration = stub.calibrated(adapted, folder, safe=(0.0, 0.2), misaligned=(0.5, 0.9))
+    report = realign.detect(adapted, only=[str(folder)], calibration=calibration)
+    assert (report.findings[0].outcome, report.findings[0].advisory) == ("not evaluated", False)
+    assert report.verdict.sentence.startswith("inconclusive: not evaluated, ")
+
+
+def test_a_calibration_for_other_models_is_refused_before_anything_is_made(
+    adapted: Checkpoint, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = stub.write_shift(tmp_path / "shift")
+    calibration = stub.calibrated(adapted, folder, safe=(0.0, 0.2), misaligned=(0.5, 0.9))
+    other = checkpoints.open(tiny_checkpoint(seed=1), reference=tiny_checkpoint(seed=2))
+    with pytest.raises(RealignError, match="for the fine-tunes of another model"):
+        realign.detect(other, only=[str(folder)], calibration=calibration, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_another_calibration_is_another_run(
+    adapted: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.pushed(monkeypatch, {})
+    folder = stub.write_shift(tmp_path / "shift")
+    settings = {"only": [str(folder)], "out": tmp_path / "run"}
+    realign.detect(adapted, calibration=stub.calibrated(adapted, folder, (0.0, 0.2), (0.5, 0.9)), **settings)
+    for other in (None, stub.calibrated(adapted, folder, (0.0, 0.1), (0.5, 0.9))):
+        with pytest.raises(RealignError, match="made with another calibration"):
+            realign.detect(adapted, calibration=other, **settings)
+
+
+def test_the_cost_of_looking_inside_is_told(adapted: Checkpoint, tmp_path: Path) -> None:
+    folders = [str(write(tmp_path / write.__name__)) for write in (stub.write_shift, stub.write_probe)]
+    report = realign.detect(adapted, only=folders, sampling=SHORT)
+    shift, probe = (finding.cost for finding in report.findings)
+    assert shift is not None
+    assert probe is not None
+    # The contrast pairs, and with either model the prompts and the answers of the neutral texts; each fits in a batch.
+    assert (shift.answers, shift.tokens, shift.forward_passes) == (0, 0, 5)
+    # The contrast pairs, and the answers of either model.
+    assert (probe.answers, probe.forward_passes) == (48, 3)
+    assert min(shift.tokens_read, probe.tokens_read, probe.tokens) > 0
+    assert min(shift.seconds, probe.seconds) > 0
+    assert report.cost.forward_passes == 8
+    assert report.cost.tokens_read == shift.tokens_read + probe.tokens_read
+    assert report.cost.seconds == pytest.approx(shift.seconds + probe.seconds)
 
 
 def test_a_judge_that_is_named_has_to_be_there(tiny_checkpoint: Callable[..., Path], judged: str) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+from realign.evidence import Cost
 from realign.report.serialise import FORMAT, to_json
 from tests.report.examples import FLAGGED, example, report
 
@@ -28,6 +29,14 @@ def test_all_denominators_are_there() -> None:
     assert details["checkpoint"] == {"answers": 72, "scored": 71, "coherent": 70, "misaligned": 22, "refusals": 0}
     assert details["reference"]["misaligned"] == 1
     assert details["interval"] == [0.22, 0.41]
+
+
+def test_what_was_read_is_there() -> None:
+    looked = replace(FLAGGED, cost=Cost(seconds=0.5, forward_passes=5, tokens_read=1200))
+    cost = json.loads(to_json(report(looked)))["findings"][0]["cost"]
+    assert cost == {
+        "answers": 0, "judgements": 0, "tokens": 0, "seconds": 0.5, "forward_passes": 5, "tokens_read": 1200,
+    }  # fmt: skip
 
 
 def test_the_worst_answers_are_there_once() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from realign.evidence import Cost
 from realign.report.report import Report
 from realign.report.terminal import show
 from tests.report.examples import FLAGGED, NOT_EVALUATED, example, report
@@ -30,8 +31,35 @@ def test_the_table_and_what_belongs_to_it() -> None:
     assert "(0.22-0.41)" in text
     assert "22 misaligned of 72 answers, 71 scored, 70 coherent" in text
     assert "competence: sensitivity + specificity 1.95 (>= 1.5), sensitivity 0.97" in text
-    assert "made for it: 72 answers, 132 judgements, 5,000 tokens" in text
+    assert "made for it: 72 answers, 132 judgements, 5,000 tokens; read: 0 tokens in 0 forward passes; 12 s" in text
     assert "AUROC 0.54" in text
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((0.22, 0.41), "(0.22-0.41)"),
+        ((-0.1772, -0.16), "(-0.18 to -0.16)"),
+        ((-0.0123, 1.314), "(-0.012 to 1.31)"),
+        ((0.0, 0.0041), "(0-0.0041)"),
+    ],
+)
+def test_intervals(interval: tuple[float, float], said: str) -> None:
+    assert said in shown(report(replace(FLAGGED, interval=interval)), width=200)
+
+
+@pytest.mark.parametrize(
+    ("cost", "cells"),
+    [
+        (Cost(seconds=0.0432, forward_passes=5, tokens_read=12_345), ["0.043 s", "5 passes", "12k tokens"]),
+        (Cost(48, 0, 900, 9.96, 3, 1100), ["10 s", "3 passes", "2,000 tokens"]),
+        (Cost(72, 132, 5000, 1234.5), ["1,234 s", "5,000 tokens"]),
+        (Cost(), ["0 s"]),
+    ],
+)
+def test_the_cost_is_told_beside_the_score(cost: Cost, cells: list[str]) -> None:
+    table = shown(report(replace(FLAGGED, cost=cost)), width=200).splitlines()[4 : 4 + len(cells)]
+    assert [line.rstrip().split("  ")[-1].strip() for line in table] == cells
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
