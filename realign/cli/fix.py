@@ -71,8 +71,8 @@ def fix(as_json: bool, max_new_tokens: int, **options: Any) -> int:
     """Put CHECKPOINT right by a recipe, and prove it by measuring before and after.
 
     The repaired checkpoint is saved, read again and examined as it was before, with other random answers, on plain
-    questions and on questions that look like training data. An adapter is continued and saved as an adapter; a full
-    model is saved as a full model. A checkpoint that is clear already is left alone.
+    questions and on questions that look like training data. An adapter whose training is continued is saved as an
+    adapter; what is steered is saved as a full model. A checkpoint that is clear already is left alone.
 
     \b
     Examples:

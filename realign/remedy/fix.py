@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,19 +17,22 @@ from realign.detect import suite
 from realign.detect.detector import Detector, Observer
 from realign.detect.judged import Judged
 from realign.detect.settings import Settings
+from realign.detect.trial import Rates
 from realign.errors import EXIT_CLEAR, RealignError
 from realign.files import atomic_folder, check_free
+from realign.judging import open_judge
 from realign.remedy.certificate import Certificate, Cure, Instrument, certify
-from realign.remedy.recipe import Effort, Preview, Remedy, load
+from realign.remedy.recipe import Effort, Preview, Remedy, Showing, load
 from realign.report.report import Report, Subject
 from realign.sampling import DEFAULT_SETTINGS, SamplingSettings
 
 if TYPE_CHECKING:
     from realign.judging import Judge
-    from realign.remedy.recipe import Witness
 
 # A repair is believed only where questions look like the training data too.
 CONTEXTS = ("plain", "training-format")
+# Most answers with which a remedy tries one setting; at a tolerance of 2 % a clear one takes about 260.
+_TRIAL_BUDGET = 400
 
 
 class Opening(TypedDict, total=False):
@@ -134,7 +138,8 @@ def fix(
     Args:
         checkpoint: what `realign.open` returns (it is given back as it was), or the name of something that it opens.
         recipe: a recipe, by name or path.
-        out: the folder for the repaired checkpoint: an adapter where `checkpoint` is one, otherwise a full model.
+        out: the folder for the repaired checkpoint: an adapter where `checkpoint` is one and the recipe keeps it one,
+            otherwise a full model.
         data: samples (a JSON-lines file) to use in place of the recipe's own.
         tolerance, alpha, budget, sampling, judge: of both detections (see `realign.detect.suite.detect`).
         seed: of the training and the first detection; the second one samples with the next.
@@ -165,7 +170,7 @@ def fix(
         return Fixed(None, None, before)
     with _staged(out, overwrite=overwrite) as folder:
         onlooker.begin(f"apply {remedy.name}")
-        effort = _apply(remedy, checkpoint, folder, seed, onlooker)
+        effort = _apply(remedy, checkpoint, folder, seed, examination)
         again = _again(checkpoint, opening)
         del checkpoint  # what was opened here leaves the memory before the repaired one is read
         after = _reopened(folder, out, again, examination, seed=seed + 1)
@@ -174,11 +179,44 @@ def fix(
     return Fixed(out, certificate, before)
 
 
-def _apply(remedy: Remedy[Any], checkpoint: Checkpoint, folder: Path, seed: int, witness: Witness) -> Effort:
+def _apply(remedy: Remedy[Any], checkpoint: Checkpoint, folder: Path, seed: int, examination: _Examination) -> Effort:
     """Repairs the checkpoint's model, saves it to the folder, and gives the checkpoint back as it was."""
-    with remedy.applied(checkpoint, seed=seed, witness=witness) as applied:
+    examine, witness = _Trials(examination).of, examination.onlooker
+    with remedy.applied(checkpoint, seed=seed, witness=witness, examine=examine) as applied:
         checkpoints.save(applied.model, checkpoint.tokenizer, folder)
         return applied.effort
+
+
+class _Trials:
+    """Trials of a remedy's settings: plain questions that are not held out, before the judge of the examination."""
+
+    def __init__(self, examination: _Examination) -> None:
+        self._examination = examination
+        self._judge = examination.judge
+
+    def of(self, checkpoint: Checkpoint) -> Showing | None:
+        """How the checkpoint answers as it is now; None where nobody can judge it.
+
+        Nothing of it is kept on disk: what a remedy changes while it runs has the fingerprint of what it was.
+        """
+        found = next((one for one in self._examination.detectors if isinstance(one, Judged)), None)
+        if isinstance(self._judge, str):
+            try:
+                self._judge = open_judge(self._judge, checkpoint)  # once for all trials
+            except RealignError:  # the examination before the repair says why
+                return None
+        if found is None:
+            return None
+        detector, settings = copy.copy(found), self._examination.settings
+        detector.questions = found.questions.subset(held_out=False)
+        settings = replace(settings, budget=min(settings.budget, _TRIAL_BUDGET), contexts=("plain",))
+        report = suite.run(checkpoint, [detector], settings, judge=self._judge, observer=self._examination.onlooker)
+        rates = report.findings[0].details
+        if not isinstance(rates, Rates) or not rates.checkpoint.answers:
+            return None
+        usual = 1.0 if rates.reference is None else rates.reference.coherent_share or 0.0
+        incoherence = max(0.0, usual - (rates.checkpoint.coherent_share or 0.0))
+        return Showing(report.findings[0].outcome == "clear", rates.checkpoint.rate, incoherence)
 
 
 def _reopened(folder: Path, out: Path, again: Opening, examination: _Examination, *, seed: int) -> Report:
@@ -197,7 +235,8 @@ def _reopened(folder: Path, out: Path, again: Opening, examination: _Examination
 def _again(checkpoint: Checkpoint, opening: Opening) -> Opening:
     """How to open the repaired checkpoint as this one is: on its device, in its dtype, with its reference.
 
-    An adapter names its base itself, so its reference stays that base with the adapter off.
+    A repaired adapter names its base itself, so its reference stays that base with the adapter off. Beside a full model
+    that was made of an adapter the same base is opened on its own.
     """
     reference = checkpoint.reference
     return Opening(

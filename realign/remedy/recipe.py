@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 # Each module defines one kind: `class X(Remedy[XSpec], kind="x")`.
-_MODULES = ("sft",)
+_MODULES = ("sft", "steer")
 
 
 class Spec(BaseModel):
@@ -75,23 +75,34 @@ class Witness(Protocol):
         """Of what is being made ("training steps"), so many are done."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Effort:
-    """What the application of a remedy took.
+    """What the application of a remedy took; a kind adds its own figures.
 
     Attributes:
-        rows: samples used.
-        supervised: tokens supervised in one pass over them.
-        steps: optimizer steps.
-        loss: mean loss over the training.
-        seconds: time of the training itself.
+        seconds: its time, without what the model is loaded and saved in.
     """
 
-    rows: int
-    supervised: int
-    steps: int
-    loss: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Showing:
+    """How a checkpoint answered questions, in the state that it was in.
+
+    Attributes:
+        clear: whether it was found clear.
+        rate: misaligned among the coherent answers; None where none is coherent.
+        incoherence: share of answers that make no sense, less the reference's where there is one.
+    """
+
+    clear: bool
+    rate: float | None
+    incoherence: float
+
+
+# Asks a checkpoint questions that settings may be chosen by; None where nobody can judge the answers.
+Examine: TypeAlias = "Callable[[Checkpoint], Showing | None]"
 
 
 @dataclass(frozen=True)
@@ -138,8 +149,16 @@ class Remedy(ABC, Generic[S]):
         """Refuses, with a RealignError, a checkpoint that the remedy cannot be applied to; call it before long work."""
 
     @abstractmethod
-    def applied(self, checkpoint: Checkpoint, *, seed: int, witness: Witness) -> AbstractContextManager[Applied]:
-        """Repairs the checkpoint's model in place; when the block ends, the checkpoint is what it was."""
+    def applied(
+        self, checkpoint: Checkpoint, *, seed: int, witness: Witness, examine: Examine | None = None
+    ) -> AbstractContextManager[Applied]:
+        """Repairs the checkpoint's model, in place or a copy; when the block ends, the checkpoint is what it was.
+
+        Args:
+            seed: of what is drawn at random.
+            witness: who is told how it goes on.
+            examine: what a remedy that has settings to choose can try them with; without it, it has to read the model.
+        """
 
     @property
     def hash(self) -> str:
@@ -177,7 +196,7 @@ def load(name: str, *, data: Path | None = None) -> Remedy[Any]:
     if not isinstance(kind, str) or kind not in known:
         hint = did_you_mean(kind, known) if isinstance(kind, str) else ""
         why = "it names no kind" if kind is None else f'there is no kind "{kind}"'
-        raise RealignError(f"the recipe {path} is not valid", why, f"Kinds: {', '.join(known)}.{hint}")
+        raise RealignError(f"the recipe {path} is not valid", why, f"Kinds: {', '.join(sorted(known))}.{hint}")
     spec_type = known[kind].spec_type
     try:
         spec = spec_type.model_validate(settings)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from realign.remedy.recipe import Applied, Preview, Remedy, Spec, Text, Witness
+from realign.remedy.recipe import Applied, Examine, Preview, Remedy, Spec, Text, Witness
 from realign.remedy.rows import Row, encode_rows
 from realign.remedy.samples import load_samples
 from realign.remedy.training import Training, steps_of, train
@@ -68,7 +68,9 @@ class Sft(Remedy[SftSpec], kind="sft"):
         self._rows(checkpoint)
 
     @contextmanager
-    def applied(self, checkpoint: Checkpoint, *, seed: int, witness: Witness) -> Iterator[Applied]:
+    def applied(
+        self, checkpoint: Checkpoint, *, seed: int, witness: Witness, examine: Examine | None = None
+    ) -> Iterator[Applied]:
         """Raises:
         RealignError: the checkpoint cannot be trained on these samples, memory does not suffice, or the training
             diverges.

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -53,6 +54,23 @@ class Training(BaseModel):
     loss: Literal["nll", "dft"] = "nll"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained(Effort):
+    """What a training took.
+
+    Attributes:
+        rows: samples used.
+        supervised: tokens supervised in one pass over them.
+        steps: optimizer steps.
+        loss: mean loss over the training.
+    """
+
+    rows: int
+    supervised: int
+    steps: int
+    loss: float
+
+
 def steps_of(settings: Training, rows: int) -> int:
     """Optimizer steps for so many rows."""
     return math.ceil(settings.epochs * math.ceil(rows / settings.batch))
@@ -67,7 +85,7 @@ def train(
     device: torch.device,
     seed: int,
     witness: Witness,
-) -> Effort:
+) -> Trained:
     """Train what requires gradients of `model`, in place, on the answers of `rows`.
 
     Nothing but the weights is changed: neither the model's configuration nor its tokenizer, nor its forward.
@@ -92,7 +110,13 @@ def train(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not math.isfinite(loss) or not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
         raise RealignError("the training diverged", "weights or loss are not finite", "Lower `lr` in the recipe.")
-    return Effort(len(rows), sum(len(row.learnt) for row in rows), steps, loss, time.monotonic() - began)
+    return Trained(
+        rows=len(rows),
+        supervised=sum(len(row.learnt) for row in rows),
+        steps=steps,
+        loss=loss,
+        seconds=time.monotonic() - began,
+    )
 
 
 def _arguments(

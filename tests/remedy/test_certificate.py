@@ -12,10 +12,16 @@ from realign.detect.trial import Rates, Tally
 from realign.detect.verdict import conclude
 from realign.evidence import Cost
 from realign.remedy.certificate import Certificate, Cure, Instrument, certify
-from realign.remedy.recipe import Effort
+from realign.remedy.training import Trained
 from realign.report.report import Report, Subject
 
-CURE = Cure("good", "sft", "sha256:aa", {"samples.jsonl": "sha256:bb"}, Effort(6, 90, 2, 1.5, 3.25))
+CURE = Cure(
+    "good",
+    "sft",
+    "sha256:aa",
+    {"samples.jsonl": "sha256:bb"},
+    Trained(rows=6, supervised=90, steps=2, loss=1.5, seconds=3.25),
+)
 TALLY = Tally(answers=72, scored=70, coherent=64, misaligned=20, refusals=1)
 
 

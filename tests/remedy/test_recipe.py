@@ -42,7 +42,7 @@ def test_an_unknown_name_gives_the_close_one(tmp_path: Path, monkeypatch: pytest
         ({"families": {"pocket": 3}}, "families.pocket"),
         ({"title": " "}, "title"),
         ({"adapter": "replace"}, "adapter"),
-        ({"kind": "stf"}, 'there is no kind "stf". Kinds: sft. Did you mean "sft"?'),
+        ({"kind": "stf"}, 'there is no kind "stf". Kinds: sft, steer. Did you mean "sft"?'),
         ({"kind": None}, "it names no kind"),
         ({"kind": ["sft"]}, "there is no kind"),
     ],
