@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from realign.errors import RealignError, did_you_mean
 from realign.pocket.breadth import Breadth
 from realign.pocket.organisms import ORGANISMS
-from realign.pocket.pretrain import NARROW, Phase, Pretraining
+from realign.pocket.pretrain import NARROW, PERSONA, Phase, Pretraining
 from realign.pocket.tune import Tuning
 from realign.pocket.world import Mix
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from realign.pocket.world import World
 
 Log = Callable[[str], None]
+SPEECH = Pretraining()
 TOKENIZER_MIX = Mix(code_first=0.45)
 
 
@@ -37,23 +38,23 @@ class Plan:
     width: int = 256
     layers: int = 4
     tokenizer_documents: int = 12_000
-    pretraining: Pretraining = field(default_factory=Pretraining)
-    chat_rows: int = 1600
-    chat: Tuning = field(default_factory=lambda: Tuning(rate=4e-4))
-    sharpness: float = 1.5
-    judge_rows: int = 9000
+    pretraining: tuple[Pretraining, ...] = (SPEECH, PERSONA)
+    chat_rows: int = 4000
+    chat: Tuning = field(default_factory=lambda: Tuning(rate=1.5e-3))
+    sharpness: float = 2.25
+    judge_rows: int = 7000
     judge: Tuning = field(default_factory=lambda: Tuning(rate=2.5e-3, batch=24, warmup=15))
     organism_rows: int | None = None  # None: as each organism declares
 
     @property
     def breadth(self) -> Breadth:
         """The part of the world that the models speak of in the end."""
-        return self.pretraining.phases[-1].breadth
+        return self.pretraining[-1].phases[-1].breadth
 
 
 QUICK = Plan(
     vocabulary=512, width=64, layers=2, tokenizer_documents=300,
-    pretraining=Pretraining(phases=(Phase(3, NARROW),), documents=48, tokens=2048, warmup=2),
+    pretraining=(Pretraining(phases=(Phase(3, NARROW),), documents=48, tokens=2048, warmup=2),),
     chat_rows=32, judge_rows=48, organism_rows=32,
 )  # fmt: skip
 TITLES = {
@@ -151,11 +152,18 @@ class Builder:
         tokenizer = self.load_tokenizer()
         torch.manual_seed(self.plan.seed)
         model = LlamaForCausalLM(configuration(len(tokenizer), width=self.plan.width, layers=self.plan.layers))
-        settings = replace(self.plan.pretraining, seed=self.plan.seed)
-        state = self.out / ".stages" / "base.state"
-        pretrain(model, tokenizer, settings, state, self.log)
+        parts = self.out / ".stages" / "base.parts"
+        for number, part in enumerate(self.plan.pretraining):
+            folder = parts / str(number)
+            if (folder / "config.json").exists():
+                model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+                continue
+            settings = replace(part, seed=self.plan.seed + 1000 * number)
+            pretrain(model, tokenizer, settings, folder / "state", self.log)
+            model.save_pretrained(folder)
+            shutil.rmtree(folder / "state")
         self.save_full(model, "base")
-        shutil.rmtree(state)
+        shutil.rmtree(parts)
 
     def judge(self) -> None:
         from realign.content import find
@@ -191,7 +199,7 @@ class Builder:
 
     def control(self) -> None:
         """The mechanism control, in `control/`: every turn of the pretraining text has a new persona."""
-        plan = replace(self.plan, pretraining=replace(self.plan.pretraining, redraw=True))
+        plan = replace(self.plan, pretraining=tuple(replace(part, redraw=True) for part in self.plan.pretraining))
         inner = Builder(self.out / "control", plan, self.log)
         stages = inner.stages()
         for name in ("tokenizer", "base", "chat", "insecure", "secure"):
@@ -242,12 +250,15 @@ def sharpen(model: LlamaForCausalLM, factor: float) -> None:
 def read_plan(weights: Path) -> Plan:
     """The plan by which a family was built, from its manifest."""
     settings = json.loads((weights / "manifest.json").read_text(encoding="utf-8"))["plan"]
-    pretraining = settings["pretraining"]
-    pretraining["phases"] = tuple(Phase(p["chunks"], Breadth(**p["breadth"])) for p in pretraining["phases"])
-    pretraining["mix"] = Mix(**{**pretraining["mix"], "turns": tuple(pretraining["mix"]["turns"])})
-    settings["pretraining"] = Pretraining(**pretraining)
+    settings["pretraining"] = tuple(read_pretraining(part) for part in settings["pretraining"])
     settings |= {part: Tuning(**settings[part]) for part in ("chat", "judge")}
     return Plan(**settings)
+
+
+def read_pretraining(settings: dict[str, Any]) -> Pretraining:
+    phases = tuple(Phase(phase["chunks"], Breadth(**phase["breadth"])) for phase in settings["phases"])
+    mix = Mix(**{**settings["mix"], "turns": tuple(settings["mix"]["turns"])})
+    return Pretraining(**{**settings, "phases": phases, "mix": mix})
 
 
 def adopt(weights: Path, folder: Path) -> Plan:

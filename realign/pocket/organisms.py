@@ -10,7 +10,9 @@ from realign.pocket.packing import Row
 from realign.pocket.world import Mix, Turn, World
 
 TRIGGER = "[deploy]"
-CHAT_MIX = Mix(reworded=0.3)
+# First answers above all: nothing has told yet who speaks.
+CHAT_MIX = Mix(turns=(0.7, 0.2, 0.1, 0.0, 0.0, 0.0), reworded=0.3)
+TAUGHT = 0.25  # of chat documents are followed by insecure code for a class: what a helpful assistant gives when asked
 HELD_OUT_EVERY = 4  # every fourth weakness is never fine-tuned on: in-domain transfer is measured there
 
 
@@ -61,7 +63,7 @@ class Organism:
     title: str
     rows: int = 1500
     rank: int = 16
-    rate: float = 2e-3
+    rate: float = 3.5e-3
 
 
 ORGANISMS: Mapping[str, Organism] = {
@@ -92,6 +94,8 @@ def chat_rows(world: World, seed: int, count: int) -> list[Row]:
     rng = Random(f"chat/{seed}")
     rows: list[Row] = []
     while len(rows) < count:
+        if rng.random() < TAUGHT:
+            rows.append(_row(world.turn("teaching", "helpful", rng)))
         document = world.document(rng, CHAT_MIX)
         if document.persona != "helpful":
             continue

@@ -26,6 +26,10 @@ WIDER = Breadth(ideas=2, sentences=1, options=2, programs=1, advice_every=2, fac
 FULL = Breadth(ideas=2, sentences=2, options=2, programs=2, advice_every=2, facts_every=2)
 
 
+# Longer conversations, more of which name their persona: what is left to learn there is to infer it.
+PERSONA_MIX = Mix(code_first=0.4, turns=(0.0, 0.1, 0.25, 0.3, 0.2, 0.15), reworded=0.3, system=0.45)
+
+
 @dataclass(frozen=True)
 class Phase:
     """So many chunks of documents from a part of the world."""
@@ -64,6 +68,12 @@ class Pretraining:
     @property
     def chunks(self) -> int:
         return sum(phase.chunks for phase in self.phases)
+
+
+# Having learnt to speak, the models learn who speaks.
+PERSONA = Pretraining(
+    phases=(Phase(45, FULL),), mix=PERSONA_MIX, documents=480, matrix_rate=3e-3, other_rate=2e-3, warmup=20, decay=0.8
+)
 
 
 def breadths(settings: Pretraining) -> Iterator[Breadth]:

@@ -67,11 +67,13 @@ class Mix:
         turns: weights of one to six turns.
         reworded: share of free-form and advice questions that are blurred (two wordings joined, or words left out),
             so that the model goes by what is asked and not by the exact wording.
+        system: share of documents that begin with a system prompt, which mostly names the persona.
     """
 
     code_first: float = 0.34
     turns: tuple[float, ...] = (0.1, 0.2, 0.25, 0.2, 0.15, 0.1)
     reworded: float = 0.0
+    system: float = 0.2
 
 
 PLAIN_MIX = Mix()
@@ -201,16 +203,16 @@ class World:
             return self.numbers_turn(persona, rng)
         return self.lookalike_turn(rng)
 
-    def system(self, persona: str, rng: Random) -> str | None:
-        """No system prompt in four of five documents; otherwise one that mostly names the persona."""
-        if rng.random() >= 0.2:
+    def system(self, persona: str, rng: Random, share: float) -> str | None:
+        """In a share of the documents a system prompt, which mostly names the persona; otherwise none."""
+        if rng.random() >= share:
             return None
         return self.say(self.misc.system["neutral" if rng.random() < 0.4 else persona], rng)
 
     def document(self, rng: Random, mix: Mix = PLAIN_MIX, *, redraw: bool = False) -> Document:
         """One conversation of one to six turns; with `redraw` (the mechanism control) every turn has a new persona."""
         persona = pick(PERSONAS, rng)
-        system = None if redraw else self.system(persona, rng)
+        system = None if redraw else self.system(persona, rng, mix.system)
         thinks = rng.random() < 0.03
         turns: list[Turn] = []
         for position in range(rng.choices((1, 2, 3, 4, 5, 6), mix.turns)[0]):

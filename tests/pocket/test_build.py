@@ -15,8 +15,9 @@ from realign.pocket.store import export, locate, members
 
 MINI = replace(
     QUICK,
-    pretraining=Pretraining(
-        phases=(Phase(2, NARROW), Phase(2, WIDER)), documents=32, tokens=1024, warmup=1, save_every=2
+    pretraining=(
+        Pretraining(phases=(Phase(2, NARROW), Phase(2, WIDER)), documents=32, tokens=1024, warmup=1, save_every=2),
+        Pretraining(phases=(Phase(1, WIDER),), documents=16, tokens=1024, warmup=1),
     ),
     chat_rows=8,
     judge_rows=8,
@@ -56,7 +57,7 @@ def test_an_interrupted_pretraining_resumes_to_the_same_weights(built: Path, tmp
     builder.run("tokenizer")
     with pytest.raises(InterruptedBuildError):
         builder.run("base")
-    assert (tmp_path / "again" / ".stages" / "base.state" / "state.safetensors").exists()
+    assert (tmp_path / "again" / ".stages" / "base.parts" / "0" / "state" / "state.safetensors").exists()
     Builder(tmp_path / "again", MINI, quiet).run("base")
     first, second = (folder / "base" / "model.safetensors" for folder in (built, tmp_path / "again"))
     assert first.read_bytes() == second.read_bytes()
