@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from realign.errors import RealignError
 
@@ -80,20 +80,9 @@ def load_labelled(path: Path) -> list[LabelledAnswer]:
     Raises:
         RealignError: the file is missing, a line is no labelled answer, or two have one id.
     """
-    from realign.files import read_jsonl
+    from realign.files import read_models
 
-    labelled: dict[str, LabelledAnswer] = {}
-    for number, record in enumerate(read_jsonl(path), 1):
-        try:
-            item = LabelledAnswer.model_validate(record)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise RealignError(f"cannot read {path}", f"labelled answer {number}: {where}: {first['msg']}") from error
-        if item.id in labelled:
-            raise RealignError(f"cannot read {path}", f'two labelled answers have the id "{item.id}"', "Rename one.")
-        labelled[item.id] = item
-    return list(labelled.values())
+    return read_models(path, LabelledAnswer, "labelled answer")
 
 
 def audit(judge: Judge, rubric: Rubric, labelled: Sequence[LabelledAnswer]) -> Audit:

@@ -9,9 +9,14 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from realign.errors import RealignError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_Identified = TypeVar("_Identified", bound="BaseModel")
 
 
 def _beside(path: Path) -> Path:
@@ -107,6 +112,32 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         raise RealignError(f"cannot read {path}", str(error), "Check its name and that it is UTF-8 text.") from error
     numbered = enumerate(lines, 1)
     return [_parse_line(path, number, line) for number, line in numbered if line.strip()]
+
+
+def read_models(path: Path, model: type[_Identified], what: str) -> list[_Identified]:
+    """The records of a JSON-lines file, each checked to be one of a pydantic model that has an `id`.
+
+    Args:
+        what: what one record is, for messages: "contrast pair".
+
+    Raises:
+        RealignError: as `read_jsonl`, or a record is none of the model, or two have one id.
+    """
+    from pydantic import ValidationError
+
+    found: dict[str, _Identified] = {}
+    for number, record in enumerate(read_jsonl(path), 1):
+        try:
+            item = model.model_validate(record)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise RealignError(f"cannot read {path}", f"{what} {number}: {where}: {first['msg']}") from error
+        name = str(item.id)  # type: ignore[attr-defined]
+        if name in found:
+            raise RealignError(f"cannot read {path}", f'two {what}s have the id "{name}"', "Rename one.")
+        found[name] = item
+    return list(found.values())
 
 
 def _parse_line(path: Path, number: int, line: str) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from realign.errors import RealignError
-from realign.files import read_jsonl
+from realign.files import read_models
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -34,18 +34,8 @@ def load_pairs(path: Path, *, groups: int) -> tuple[Pair, ...]:
     Raises:
         RealignError: the file is missing, a line is no pair, two have one id, or there are too few groups.
     """
-    pairs: dict[str, Pair] = {}
-    for number, record in enumerate(read_jsonl(path), 1):
-        try:
-            pair = Pair.model_validate(record)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise RealignError(f"cannot read {path}", f"contrast pair {number}: {where}: {first['msg']}") from error
-        if pair.id in pairs:
-            raise RealignError(f"cannot read {path}", f'two contrast pairs have the id "{pair.id}"', "Rename one.")
-        pairs[pair.id] = pair
-    found = len({pair.group for pair in pairs.values()})
+    pairs = read_models(path, Pair, "contrast pair")
+    found = len({pair.group for pair in pairs})
     if found < groups:
         raise RealignError(f"cannot use {path}", f"its pairs are of {found} groups, and {groups} are needed")
-    return tuple(pairs.values())
+    return tuple(pairs)

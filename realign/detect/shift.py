@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from realign import capture, directions
 from realign.detect.contrast import load_pairs
@@ -25,7 +25,7 @@ from realign.dialogue import CONTEXTS, build_prompt
 from realign.dialogue import context as known_context
 from realign.directions import Direction, Origin
 from realign.errors import RealignError
-from realign.files import read_jsonl
+from realign.files import read_models
 from realign.statistics import Estimate, cluster_bootstrap
 
 if TYPE_CHECKING:
@@ -187,20 +187,10 @@ def load_texts(path: Path) -> tuple[NeutralText, ...]:
     Raises:
         RealignError: the file is missing, a line is no such text, two have one id, or there are too few.
     """
-    texts: dict[str, NeutralText] = {}
-    for number, record in enumerate(read_jsonl(path), 1):
-        try:
-            text = NeutralText.model_validate(record)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise RealignError(f"cannot read {path}", f"neutral text {number}: {where}: {first['msg']}") from error
-        if text.id in texts:
-            raise RealignError(f"cannot read {path}", f'two neutral texts have the id "{text.id}"', "Rename one.")
-        texts[text.id] = text
+    texts = read_models(path, NeutralText, "neutral text")
     if len(texts) < _FEWEST_TEXTS:
         raise RealignError(f"cannot use {path}", f"it has {len(texts)} neutral texts, and {_FEWEST_TEXTS} are needed")
-    return tuple(texts.values())
+    return tuple(texts)
 
 
 def sign_flip_p(shifts: NDArray[np.float64], *, seed: int) -> float:

@@ -189,8 +189,8 @@ def pretrain(
     first = state.load(model, steppers)
     loss_of = compiled(next_token_loss) if settings.chunks >= 20 else next_token_loss  # compiling takes a minute
     model.train()
-    began, step, total = time.monotonic(), 0, 0.0
-    breadth, world = None, World()
+    began, step = time.monotonic(), 0
+    breadth: Breadth | None = None
     for number, wanted in enumerate(breadths(settings)):
         if breadth != wanted:
             breadth, world = wanted, World(wanted)
